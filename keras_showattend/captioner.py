@@ -1,0 +1,492 @@
+"""The whole captioner: features in, words and the places looked at out."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_showattend.decoding import greedy_search
+from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, token_weights
+from keras_showattend.metrics import TokenWeightedMean
+from keras_showattend.ops import at_least_float32, at_least_float32_dtype, masked_mean
+from keras_showattend.validation import check_not_negative, check_positive_integer
+
+PADDING, START, END = 0, 2, 3
+
+
+class Generation(NamedTuple):
+    """What `Captioner.generate` returns, for N images, captions of T = `max_length` ids and L locations."""
+
+    tokens: np.ndarray  # int32 (N, T), no start id, the end id kept, 0 after it
+    scores: np.ndarray  # float32 (N,), the captions' log-probabilities
+    attention: np.ndarray  # (N, T, L), zero after the end
+    texts: list | None  # N str where there is a tokenizer
+
+
+@keras.saving.register_keras_serializable(package="keras_showattend")
+class Captioner(keras.Model):
+    """Learns to write captions for images, and shows where it looked at each word.
+
+    Composes an encoder and a decoder; trains them by teacher forcing, decodes captions, and saves into one file
+    all that captioning needs.
+
+    Args:
+        encoder: Layer, features `(N, L, D)` to `(N, L, E)`, such as `FeatureEncoder`.
+        decoder: Layer with the methods of `AttentionGRUDecoder`.
+        tokenizer: Optional `CaptionTokenizer`; then `generate` returns texts too.
+        feature_extractor: Optional `FeatureExtractor`; then images may stand where features do.
+        grid: Optional `(rows, columns)` of the locations, for plots; the feature extractor's where there is one.
+        max_length: Positive int, the most tokens that `generate` and `predict` write, the end id included.
+        attention_penalty: Float >= 0, weight of the doubly stochastic penalty
+            `sum_l (target - sum_t a_tl)^2`, the mean over captions; padding steps do not count.
+        attention_target: What the attention on each location should sum to over a caption: 1, as in the paper, or
+            `"T/L"`, what a caption of T tokens can spread over L locations.
+        **kwargs: `name`, `dtype`, ... of `keras.Model`.
+
+    Call arguments:
+        inputs: A pair: features `(N, L, D)`, grid features `(N, H, W, D)` or, where there is a feature extractor,
+            images `(N, H, W, 3)` with pixels 0 to 255; and tokens, int, `(N, T)` or `(N, G, T)`.
+        training: Bool.
+
+    Returns:
+        Logits of the token after each token, `(N, T, V)` or `(N, G, T, V)`, float32 at least.
+
+    `fit`, `evaluate` and `train_on_batch` take x (features or images) and y, the whole token ids, start and end
+    included: `(N, T)`, or `(N, G, T)` for G captions an image, 0 where there is no token. The inputs `y[..., :-1]`
+    and targets `y[..., 1:]` are made here. `sample_weight` is one number a caption, `(N,)` or `(N, G)`. The loss, by
+    default `MaskedSparseCategoricalCrossentropy`, is a mean over real tokens, over a batch and over an epoch.
+
+    Raises:
+        ValueError: For arguments, features, images or tokens that do not fit, naming the argument and the rule.
+
+    Example:
+
+    >>> import keras_showattend, numpy as np
+    >>> captioner = keras_showattend.Captioner(
+    ...     keras_showattend.layers.FeatureEncoder(embed_dim=16),
+    ...     keras_showattend.layers.AttentionGRUDecoder(vocab_size=9, embed_dim=8, units=16),
+    ... )
+    >>> captioner.compile(optimizer="adam")
+    >>> features, tokens = np.ones((4, 49, 32), "float32"), np.array([[2, 4, 5, 3, 0]] * 4)
+    >>> history = captioner.fit(features, tokens, verbose=0)
+    >>> captioner.generate(features, max_length=6).attention.shape
+    (4, 6, 49)
+
+    Reference: Xu et al. 2015, arXiv 1502.03044, section 3.1; the penalty is equation 14. Training follows the 2018
+    TensorFlow notebook "Image Captioning with Attention".
+    """
+
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        tokenizer=None,
+        feature_extractor=None,
+        grid=None,
+        max_length=20,
+        attention_penalty=0.0,
+        attention_target=1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if tokenizer is not None and len(tokenizer.vocabulary) > decoder.vocab_size:
+            raise ValueError(
+                "`tokenizer` must not have more words than the decoder's `vocab_size`. Received: "
+                f"{len(tokenizer.vocabulary)} words, decoder.vocab_size={decoder.vocab_size}."
+            )
+        if attention_target != "T/L":
+            attention_target = check_not_negative("attention_target", attention_target)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.feature_extractor = feature_extractor
+        self.grid = _checked_grid(grid, feature_extractor)
+        self.max_length = check_positive_integer("max_length", max_length)
+        self.attention_penalty = check_not_negative("attention_penalty", attention_penalty)
+        self.attention_target = attention_target
+        self._generate_functions = {}
+
+    def build(self, input_shape):
+        x_shape, tokens_shape = (tuple(shape) for shape in input_shape)
+        if self._takes_images(x_shape):
+            if not self.feature_extractor.built:
+                self.feature_extractor.build(x_shape)
+            x_shape = self.feature_extractor.compute_output_shape(x_shape)
+        if not self.encoder.built:
+            self.encoder.build(x_shape)
+        if not self.decoder.built:
+            self.decoder.build(tokens_shape, self.encoder.compute_output_shape(x_shape))
+        self.built = True
+
+    def call(self, inputs, training=None):
+        if not isinstance(inputs, list | tuple) or len(inputs) != 2:
+            raise ValueError(
+                "Calling a Captioner takes the pair [features, tokens]; `fit` takes x and y, and `generate` and "
+                f"`predict` take features of a captioner that is built. Received: {type(inputs).__name__}."
+            )
+        x, tokens = inputs
+        encoded = self._encode(x, training=training)
+        if not self.attention_penalty:
+            return self.decoder(tokens, encoded, training=training)
+        logits, weights = self.decoder(
+            tokens, encoded, return_attention_scores=True, training=training
+        )
+        self.add_loss(self.attention_penalty * self._doubly_stochastic_penalty(tokens, weights))
+        return logits
+
+    def _takes_images(self, shape):
+        return len(shape) == 4 and self.feature_extractor is not None
+
+    def _encode(self, x, training=None):
+        if self._takes_images(x.shape):
+            x = self.feature_extractor(x)
+        return self.encoder(x, training=training)
+
+    def _doubly_stochastic_penalty(self, tokens, weights):
+        """Xu et al. 2015, equation 14: the mean over captions of sum_l (target - sum_t a_tl)^2."""
+        # Steps that read padding, or the end, predict nothing; a caption of padding alone counts nothing.
+        steps = ops.cast(ops.logical_and(tokens != PADDING, tokens != END), "float32")
+        steps = ops.cast(steps, at_least_float32(weights).dtype)
+        seen = ops.sum(at_least_float32(weights) * steps[..., None], axis=-2)
+        length = ops.sum(steps, axis=-1, keepdims=True)
+        if self.attention_target == "T/L":
+            target = length / ops.cast(ops.shape(weights)[-1], length.dtype)
+        else:
+            target = self.attention_target
+        per_caption = ops.sum(ops.square(target - seen), axis=-1)
+        return masked_mean(per_caption, length[..., 0] > 0)
+
+    # Training: the pair of inputs and targets is made from the raw batch, and Keras's own steps do the rest.
+
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        """As `keras.Model.compile`; without a loss, it is `MaskedSparseCategoricalCrossentropy`.
+
+        Metrics that take `sample_weight`, such as `keras_showattend.metrics.Perplexity`, belong in
+        `weighted_metrics`.
+
+        Args:
+            optimizer: As in `keras.Model.compile`.
+            loss: As in `keras.Model.compile`.
+            **kwargs: The other arguments of `keras.Model.compile`.
+        """
+        if loss is None:
+            dtype = at_least_float32_dtype(self.decoder.compute_dtype)
+            loss = MaskedSparseCategoricalCrossentropy(dtype=dtype)
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        # Past Keras's attribute tracking, as its own `compile` sets it: a built model takes no new variables.
+        object.__setattr__(self, "_loss_tracker", TokenWeightedMean(name="loss"))
+
+    def compile_from_config(self, config):
+        """Compile as saved, optimizer state included; Keras does this only for models with its own `compile`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`: x is features or images, y the token ids, or x a data set of such pairs."""
+        self._check_training_arrays(x, y, kwargs.get("sample_weight"))
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, list | tuple):
+            self._check_training_arrays(*validation[:3])
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`, with the x and y of `fit`."""
+        self._check_training_arrays(x, y, kwargs.get("sample_weight"))
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        """As `keras.Model.train_on_batch`, with the x and y of `fit`."""
+        self._check_training_arrays(x, y, sample_weight)
+        return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        """As `keras.Model.test_on_batch`, with the x and y of `fit`."""
+        self._check_training_arrays(x, y, sample_weight)
+        return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
+
+    def train_step(self, *args):
+        """One step of teacher forcing; JAX passes its state before the batch."""
+        *state, data = args
+        return super().train_step(*state, self._teacher_forcing(data))
+
+    def test_step(self, *args):
+        """One step of evaluation by teacher forcing."""
+        *state, data = args
+        return super().test_step(*state, self._teacher_forcing(data))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """As in `keras.Model`; the loss of the batch counts by its real tokens."""
+        self._loss_tracker.weigh(ops.sum(token_weights(y, sample_weight)))
+        return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        # Keras builds from the raw batch, x alone; this model is built from the pair.
+        if data_batch is None:
+            _, _, batches = next(iter(iterator))
+            data_batch = batches[0] if isinstance(batches, list | tuple) else next(batches)
+        return super()._symbolic_build(data_batch=self._teacher_forcing(data_batch))
+
+    def _teacher_forcing(self, data):
+        """(x, y) to ((x, y without its last token), y without its first)."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_training_shapes(x, y, sample_weight)
+        inputs, targets = y[..., :-1], y[..., 1:]
+        return (x, inputs), targets, sample_weight
+
+    def _check_training_shapes(self, x, y, sample_weight):
+        if y is None:
+            raise ValueError(
+                "Training and evaluation need `y`, the token ids with start and end. Received: y=None."
+            )
+        self._check_x(x)
+        if len(y.shape) not in (2, 3):
+            raise ValueError(
+                f"`y` must be token ids of the shape (N, T) or (N, G, T). Received: y.shape={tuple(y.shape)}."
+            )
+        if y.shape[-1] is not None and y.shape[-1] < 2:
+            raise ValueError(
+                "`y` must have at least two tokens a caption, the start and what follows. "
+                f"Received: y.shape={tuple(y.shape)}."
+            )
+        if sample_weight is not None and not 1 <= len(sample_weight.shape) < len(y.shape):
+            raise ValueError(
+                "`sample_weight` must be one number a caption, (N,) or (N, G). Received: "
+                f"sample_weight.shape={tuple(sample_weight.shape)}, y.shape={tuple(y.shape)}."
+            )
+
+    def _check_x(self, x):
+        shape = tuple(x.shape)
+        if len(shape) not in (3, 4):
+            raise ValueError(
+                "`x` must be features (N, L, D) or (N, H, W, D), or images (N, H, W, 3) where there is a feature "
+                f"extractor. Received: x.shape={shape}."
+            )
+        if self._takes_images(shape):
+            if shape[-1] != 3:
+                raise ValueError(
+                    f"Images must have three channels, (N, H, W, 3). Received: x.shape={shape}."
+                )
+        elif self.built and self._feature_width() not in (None, shape[-1]):
+            raise ValueError(
+                f"Features must have the width {self._feature_width()} that the captioner was built with. "
+                f"Received: x.shape={shape}."
+            )
+
+    def _feature_width(self):
+        projection = getattr(self.encoder, "projection", None)
+        return None if projection is None else projection.kernel.shape[0]
+
+    def _check_training_arrays(self, x, y, sample_weight=None):
+        """What only values tell, for arrays; data sets are checked by their shapes, batch by batch."""
+        if y is None or not hasattr(x, "shape"):
+            return
+        y = np.asarray(y) if isinstance(y, list | tuple) else y
+        self._check_training_shapes(x, y, _as_array(sample_weight))
+        tokens = ops.convert_to_numpy(y)
+        if x.shape[0] == 0 or tokens.size == 0:
+            raise ValueError(
+                f"`x` and `y` must not be empty. Received: x.shape={tuple(x.shape)}, y.shape={tokens.shape}."
+            )
+        if x.shape[0] != tokens.shape[0]:
+            raise ValueError(
+                "`x` and `y` must have the same number of rows. Received: "
+                f"x.shape={tuple(x.shape)}, y.shape={tokens.shape}."
+            )
+        if not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(f"`y` must be integer token ids. Received: y.dtype={tokens.dtype}.")
+        _check_token_ids(tokens, self.decoder.vocab_size)
+
+    # Captioning
+
+    def generate(self, x, decoding="greedy", max_length=None, batch_size=None):
+        """Write a caption for every image.
+
+        Args:
+            x: Features `(N, L, D)` or `(N, H, W, D)`, or images `(N, H, W, 3)` where there is a feature extractor.
+            decoding: `"greedy"`.
+            max_length: Positive int, the most tokens to write, the end id included; None takes the captioner's.
+            batch_size: Optional positive int, how many images to decode at a time; None decodes all at once.
+
+        Returns:
+            `Generation(tokens, scores, attention, texts)`, numpy arrays and a list of str.
+
+        Raises:
+            ValueError: If the captioner is not built, `x` does not fit, or `decoding` is not known.
+        """
+        if decoding != "greedy":
+            raise ValueError(f'`decoding` must be "greedy". Received: decoding={decoding!r}.')
+        max_length = check_positive_integer(
+            "max_length", self.max_length if max_length is None else max_length
+        )
+        if not self.built:
+            raise ValueError(
+                "A captioner can write captions once it is built: call `fit`, or the captioner on a pair "
+                "[features, tokens], before. Received: built=False."
+            )
+        x = _as_array(x)
+        self._check_x(x)
+        count = x.shape[0]
+        if count == 0:
+            raise ValueError(f"`x` must not be empty. Received: x.shape={tuple(x.shape)}.")
+        batch_size = (
+            count if batch_size is None else check_positive_integer("batch_size", batch_size)
+        )
+        if max_length not in self._generate_functions:
+            self._generate_functions[max_length] = self._make_generate_function(max_length)
+        run = self._generate_functions[max_length]
+        batches = [run(x[i : i + batch_size]) for i in range(0, count, batch_size)]
+        tokens, scores, attention = (
+            np.concatenate([ops.convert_to_numpy(part) for part in parts])
+            for parts in zip(*batches, strict=True)
+        )
+        texts = None if self.tokenizer is None else self.tokenizer.decode(tokens)
+        return Generation(tokens, scores, attention, texts)
+
+    def caption(self, images, max_length=None, batch_size=64):
+        """Captions for photographs.
+
+        Args:
+            images: List of paths, bytes of JPEG or PNG files, or uint8 arrays `(H, W, 3)` of any size; or one array
+                `(N, H, W, 3)`.
+            max_length: As in `generate`.
+            batch_size: How many images to hold and decode at a time.
+
+        Returns:
+            A list of N str.
+
+        Raises:
+            ValueError: If there is no feature extractor or no tokenizer, or an image can't be read.
+        """
+        if self.feature_extractor is None or self.tokenizer is None:
+            raise ValueError(
+                "`caption` needs the parts `feature_extractor` and `tokenizer`. Received: "
+                f"feature_extractor={self.feature_extractor}, tokenizer={self.tokenizer}."
+            )
+        if isinstance(images, str | bytes) or not hasattr(images, "__len__"):
+            raise ValueError(
+                f"`images` must be a list of images. Received: a {type(images).__name__}."
+            )
+        if len(images) == 0:
+            raise ValueError("`images` must not be empty. Received: 0 images.")
+        texts = []
+        for start in range(0, len(images), batch_size):
+            batch = [
+                self.feature_extractor.load_image(i) for i in images[start : start + batch_size]
+            ]
+            texts += self.generate(np.stack(batch), max_length=max_length).texts
+        return texts
+
+    def predict_step(self, *args):
+        """The tokens of greedy `generate`; JAX passes its state before the batch."""
+        *state, data = args
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_x(x)
+        if not state:
+            return self._decode(x, self.max_length).tokens
+        trainable, non_trainable = state[0]
+        variables = [*self.trainable_variables, *self.non_trainable_variables]
+        with keras.StatelessScope(list(zip(variables, [*trainable, *non_trainable], strict=True))):
+            tokens = self._decode(x, self.max_length).tokens
+        return tokens, non_trainable
+
+    def _decode(self, x, max_length):
+        memory = self.decoder.prepare(self._encode(x, training=False))
+        batch_size = ops.shape(x)[0]
+        return greedy_search(
+            lambda token, state: self.decoder.step(token, state, memory),
+            self.decoder.initial_state(batch_size),
+            batch_size,
+            max_length,
+        )
+
+    def _make_generate_function(self, max_length):
+        """A compiled function of a batch; compiled weights would be frozen, so JAX gets them as arguments."""
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.function(lambda x: self._decode(x, max_length), reduce_retracing=True)
+        if keras.backend.backend() == "jax":
+            import jax
+
+            variables = [*self.trainable_variables, *self.non_trainable_variables]
+
+            @jax.jit
+            def decode(values, x):
+                with keras.StatelessScope(list(zip(variables, values, strict=True))):
+                    return self._decode(x, max_length)
+
+            return lambda x: decode([v.value for v in variables], x)
+
+        import torch
+
+        return torch.no_grad()(lambda x: self._decode(ops.convert_to_tensor(x), max_length))
+
+    # Saving
+
+    def save_own_variables(self, store):
+        """Save where the dropout layers' random numbers stand, so that training goes on with the next ones."""
+        for i, state in enumerate(self._random_states()):
+            store[str(i)] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store):
+        """Load what `save_own_variables` saved."""
+        for i, state in enumerate(self._random_states()):
+            state.assign(store[str(i)])
+
+    def _random_states(self):
+        weights = {id(v) for v in self.non_trainable_weights}
+        return [v for v in self.non_trainable_variables if id(v) not in weights]
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "encoder": serialize(self.encoder),
+            "decoder": serialize(self.decoder),
+            "tokenizer": serialize(self.tokenizer),
+            "feature_extractor": serialize(self.feature_extractor),
+            "grid": self.grid,
+            "max_length": self.max_length,
+            "attention_penalty": self.attention_penalty,
+            "attention_target": self.attention_target,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Build the captioner and its parts from `get_config`."""
+        parts = ("encoder", "decoder", "tokenizer", "feature_extractor")
+        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in parts}
+        return cls(**{**config, **parts})
+
+
+def _checked_grid(grid, feature_extractor):
+    if grid is None:
+        return None if feature_extractor is None else tuple(feature_extractor.grid)
+    if len(grid) != 2:
+        raise ValueError(f"`grid` must be (rows, columns). Received: grid={grid}.")
+    return (check_positive_integer("grid", grid[0]), check_positive_integer("grid", grid[1]))
+
+
+def _as_array(x):
+    return x if x is None or hasattr(x, "shape") else np.asarray(x)
+
+
+def _check_token_ids(tokens, vocab_size):
+    low, high = tokens.min(), tokens.max()
+    if low < 0 or high >= vocab_size:
+        raise ValueError(
+            f"`y` must hold ids from 0 to vocab_size - 1 = {vocab_size - 1}. "
+            f"Received: ids from {low} to {high}."
+        )
+    first = tokens[..., 0]
+    # A caption that is padding all over fills up a group and weighs nothing.
+    wrong = (first != START) & (tokens != PADDING).any(axis=-1)
+    if wrong.any():
+        raise ValueError(
+            f"Every caption in `y` must begin with the start id {START}. Received: a caption that begins "
+            f"with {first[wrong][0]}, the first of {int(wrong.sum())}."
+        )
+    if not (tokens != PADDING).any():
+        raise ValueError("`y` must have a caption that is not empty. Received: padding only.")

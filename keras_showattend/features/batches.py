@@ -1,0 +1,235 @@
+"""Batches of features with the tokens of their captions, as `Captioner.fit` eats them."""
+
+import itertools
+import math
+
+import keras
+import numpy as np
+
+# XLA compiles once for each length, so there are few.
+_QUANTILES = (0.5, 0.8, 0.95, 1.0)
+# Captions tokenized at a time: each chunk is padded to its own longest caption.
+_CHUNK = 8192
+
+
+def caption_batches(
+    store,
+    tokenizer,
+    batch_size,
+    captions_per_image=None,
+    bucket_lengths=None,
+    shuffle=True,
+    seed=0,
+):
+    """Batches of a store's images for `fit`, `evaluate` and the like.
+
+    Each batch is a pair of features `(n, L, D)` and tokens `(n, G, T)`, int32. Examples are
+    gathered in buckets by their longest caption, so that T takes a few values only. All of an
+    epoch's captions occur in it once; the last batch of a bucket may be smaller.
+
+    The features keep the dtype of the store: float16 halves what is copied to the device, and Keras
+    casts it there to the compute dtype of the model that is called.
+
+    Args:
+        store: A `FeatureStore`.
+        tokenizer: Object whose `encode(list of str)` gives int32 `(N, T)`, start and end ids
+            included, padded with zeros at the end.
+        batch_size: Int, images (groups of captions) in a batch.
+        captions_per_image: None for all captions of an image in one example, G being the largest
+            number that an image has. Int `k` for groups of `k` captions, an image with more of them
+            occurring several times; `k = 1` is one caption an example. What is missing in a group
+            is filled with all-zero captions, which weigh nothing.
+        bucket_lengths: Ascending values of T, the last as long as the longest caption or longer.
+            None chooses up to four by quantiles.
+        shuffle: Whether each epoch has an order of its own.
+        seed: Int, decides these orders.
+
+    Returns:
+        On TensorFlow a `tf.data.Dataset`, elsewhere a `keras.utils.PyDataset`. `len()` is the
+        number of batches.
+
+    Raises:
+        ValueError: If an argument breaks these rules; if an image has fewer than
+            `captions_per_image` captions.
+
+    Example:
+    ```python
+    import keras_showattend
+
+    captions = [text for image_id in store.image_ids for text in store.captions(image_id)]
+    tokenizer = keras_showattend.CaptionTokenizer.fit(captions)
+    captioner.fit(store.batches(tokenizer, batch_size=64), epochs=10)
+    ```
+    """
+    batches = CaptionBatches(
+        store, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed
+    )
+    if keras.backend.backend() == "tensorflow":
+        return _tf_dataset(batches)
+    return _BatchSequence(batches)
+
+
+class CaptionBatches:
+    """The batches as NumPy arrays, whatever the backend; see `caption_batches`.
+
+    Attributes:
+        bucket_lengths: The values that T takes, ascending; buckets without examples left out.
+        group_size: G.
+    """
+
+    def __init__(
+        self, store, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed
+    ):
+        _check_positive("batch_size", batch_size)
+        if captions_per_image is not None:
+            _check_positive("captions_per_image", captions_per_image)
+        if len(store) == 0:
+            raise ValueError("The feature store must hold at least one image. Received: none.")
+        self.store = store
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        counts = [len(store.captions(image_id)) for image_id in store.image_ids]
+        if captions_per_image is not None and captions_per_image > min(counts):
+            image_id = store.image_ids[int(np.argmin(counts))]
+            raise ValueError(
+                "`captions_per_image` must not exceed the number of captions of any image. "
+                f"Received: captions_per_image={captions_per_image}, but image_id={image_id!r} "
+                f"has {min(counts)}."
+            )
+        self.group_size = captions_per_image or max(counts)
+        self._fill_buckets(_encode(store, tokenizer), counts, bucket_lengths)
+
+    def _fill_buckets(self, encoded, counts, bucket_lengths):
+        # An example is an image, by its index in the store, with a run of its captions.
+        examples = []
+        first = 0
+        for image, count in enumerate(counts):
+            for start in range(0, count, self.group_size):
+                stop = min(start + self.group_size, count)
+                examples.append((image, encoded[first + start : first + stop]))
+            first += count
+        longest = np.array([max(map(len, captions)) for _, captions in examples])
+        lengths = _bucket_lengths(bucket_lengths, longest)
+        bucket_of = np.searchsorted(lengths, longest)
+        self.bucket_lengths = []
+        self._buckets = []
+        for bucket, length in enumerate(lengths):
+            members = np.flatnonzero(bucket_of == bucket)
+            if members.size == 0:
+                continue
+            images = np.array([examples[member][0] for member in members])
+            tokens = np.zeros((members.size, self.group_size, length), "int32")
+            for row, member in enumerate(members):
+                for group, caption in enumerate(examples[member][1]):
+                    tokens[row, group, : len(caption)] = caption
+            self.bucket_lengths.append(int(length))
+            self._buckets.append((images, tokens))
+
+    def __len__(self):
+        return sum(math.ceil(len(images) / self.batch_size) for images, _ in self._buckets)
+
+    def plan(self, epoch):
+        """The batches of an epoch, each a bucket and rows in it; the same for the same epoch."""
+        rng = np.random.default_rng((self.seed, epoch))
+        plan = []
+        for bucket, (images, _) in enumerate(self._buckets):
+            rows = rng.permutation(len(images)) if self.shuffle else np.arange(len(images))
+            for start in range(0, len(rows), self.batch_size):
+                # The order inside a batch means nothing to training; sorted, it reads the files
+                # from front to back.
+                plan.append((bucket, np.sort(rows[start : start + self.batch_size])))
+        if self.shuffle:
+            plan = [plan[index] for index in rng.permutation(len(plan))]
+        return plan
+
+    def read(self, bucket, rows):
+        """One batch: features `(n, L, D)` and tokens `(n, G, T)`."""
+        images, tokens = self._buckets[bucket]
+        image_ids = [self.store.image_ids[image] for image in images[rows]]
+        return self.store.features(image_ids), tokens[rows]
+
+
+class _BatchSequence(keras.utils.PyDataset):
+    """The batches for JAX and torch: `fit` asks for them by number and tells when an epoch ends."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self._batches = batches
+        self._epoch = 0
+        self._plan = batches.plan(0)
+
+    def __len__(self):
+        return len(self._plan)
+
+    def __getitem__(self, index):
+        return self._batches.read(*self._plan[index])
+
+    def on_epoch_end(self):
+        self._epoch += 1
+        self._plan = self._batches.plan(self._epoch)
+
+
+def _tf_dataset(batches):
+    import tensorflow as tf
+
+    store = batches.store
+    epochs = itertools.count()
+
+    def one_epoch():
+        for bucket, rows in batches.plan(next(epochs)):
+            yield batches.read(bucket, rows)
+
+    # Where T were fixed by the first batches, as in a PyDataset, another T would fail.
+    signature = (
+        tf.TensorSpec((None, store.locations, store.width), tf.as_dtype(store.dtype)),
+        tf.TensorSpec((None, batches.group_size, None), tf.int32),
+    )
+    dataset = tf.data.Dataset.from_generator(one_epoch, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _encode(store, tokenizer):
+    """The tokens of every caption, once, without padding."""
+    captions = [text for image_id in store.image_ids for text in store.captions(image_id)]
+    encoded = []
+    for start in range(0, len(captions), _CHUNK):
+        chunk = captions[start : start + _CHUNK]
+        padded = np.asarray(tokenizer.encode(chunk))
+        if padded.ndim != 2 or len(padded) != len(chunk) or padded.dtype.kind not in "iu":
+            raise ValueError(
+                "`tokenizer.encode` must give integers of shape (captions, T). Received: shape "
+                f"{padded.shape} and dtype {padded.dtype} for {len(chunk)} captions."
+            )
+        lengths = np.count_nonzero(padded, axis=1)
+        encoded += [tokens[:length] for tokens, length in zip(padded, lengths, strict=True)]
+    return encoded
+
+
+def _bucket_lengths(bucket_lengths, longest):
+    """The values of T, ascending."""
+    if bucket_lengths is None:
+        return np.unique(np.quantile(longest, _QUANTILES, method="higher"))
+    lengths = list(bucket_lengths)
+    ascending = all(first < second for first, second in itertools.pairwise(lengths))
+    if not lengths or not all(isinstance(n, (int, np.integer)) for n in lengths) or not ascending:
+        raise ValueError(
+            "`bucket_lengths` must be ascending integers. "
+            f"Received: bucket_lengths={bucket_lengths!r}."
+        )
+    if lengths[-1] < longest.max():
+        raise ValueError(
+            "`bucket_lengths` must reach the longest caption, which has "
+            f"{longest.max()} tokens with its start and end. "
+            f"Received: bucket_lengths={bucket_lengths!r}."
+        )
+    return np.array(lengths)
+
+
+def _check_positive(name, value):
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. "
+            f"Received: {name}={value!r} (type {type(value).__name__})."
+        )

@@ -1,0 +1,272 @@
+"""Features of many images on disk, computed once."""
+
+import os
+
+import ml_dtypes
+import numpy as np
+
+from keras_showattend.features import manifest as files
+from keras_showattend.features.batches import caption_batches
+from keras_showattend.features.building import StoreBuilder, new_manifest, prepare_folder
+
+_DTYPES = {
+    "float16": np.dtype("float16"),
+    "float32": np.dtype("float32"),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class FeatureStore:
+    """A folder of image features with their captions, memory-mapped.
+
+    `FeatureStore.build` computes what is missing and opens the store, `FeatureStore.open` opens
+    what is there, `subset` gives a view of some of the images (the training split, say).
+
+    On disk, a store is `manifest.json` with, for each shard, `features-NNNNN.npy` and
+    `captions-NNNNN.jsonl`.
+
+    Attributes:
+        path: The folder.
+        grid: `(rows, columns)` of the locations.
+        locations: Their number `L`.
+        width: The feature width `D`.
+        dtype: NumPy dtype of the features.
+        extractor: Fingerprint of the extractor that computed them, a dict.
+        skipped: `{image_id: reason}` of the images that could not be read.
+        image_ids: Ids of the images, in order.
+
+    Example:
+    ```python
+    import numpy as np
+    from keras_showattend.features import FeatureExtractor, FeatureStore
+
+    photograph = np.zeros((240, 320, 3), "uint8")
+    examples = [{"image_id": 7, "image": photograph, "captions": ["a black picture"]}]
+    store = FeatureStore.build("/tmp/features", examples, FeatureExtractor("patches"))
+    store.features([7]).shape  # (1, 64, 432)
+    store.captions(7)          # ["a black picture"]
+    ```
+    """
+
+    def __init__(self, path, manifest, shards, captions, image_ids=None):
+        """Not for users: see `build` and `open`."""
+        self.path = path
+        self.grid = tuple(manifest["grid"])
+        self.locations = manifest["locations"]
+        self.width = manifest["width"]
+        self.dtype = _DTYPES[manifest["dtype"]]
+        self.extractor = manifest["extractor"]
+        self.skipped = {entry["image_id"]: entry["reason"] for entry in manifest["skipped"]}
+        self.image_ids = list(captions) if image_ids is None else image_ids
+        self._manifest = manifest
+        self._shards = shards
+        self._captions = captions
+        self._members = set(self.image_ids)
+        # Shard s holds the images from starts[s] on, of all the images in the order of `captions`.
+        sizes = [shard["images"] for shard in manifest["shards"]]
+        self._starts = np.cumsum([0, *sizes])[:-1]
+        self._position = {image_id: index for index, image_id in enumerate(captions)}
+
+    @classmethod
+    def build(
+        cls,
+        path,
+        examples,
+        extractor,
+        batch_size=64,
+        shard_size=1024,
+        dtype="float16",
+        on_error="raise",
+        verbose=1,
+    ):
+        """Computes the features that are not in the store yet, and opens it.
+
+        What a store holds already is not computed again: a build that was interrupted goes on
+        after its last finished shard, and one with more images adds them. The images themselves
+        are known by their ids: one whose pixels changed needs another id or another folder.
+
+        Args:
+            path: Folder of the store, made where it does not exist.
+            examples: Sequence or iterable of dicts with `image_id` (int or str), `image` (a path,
+                the bytes of an image file, or a uint8 array) and `captions` (list of str).
+            extractor: A `FeatureExtractor`.
+            batch_size: Int, images in each run of the backbone.
+            shard_size: Int, images in each file.
+            dtype: "float16", "bfloat16" or "float32", on disk.
+            on_error: What an image that can't be read does: "raise" ends the build, "skip" notes
+                it in `skipped` and goes on.
+            verbose: 1 for a progress bar, 0 for silence.
+
+        Returns:
+            The store, with the images of `examples` in their order. If the folder holds others
+            too, they are seen by `FeatureStore.open` only.
+
+        Raises:
+            ValueError: If an example is not as described, an id occurs twice, the features overflow
+                `dtype`, the folder holds features of another extractor, of another dtype or with
+                other captions, or an image can't be read.
+            FileNotFoundError: If there is no image file at a path.
+            OSError: If the folder can't be written, or the disk is too small.
+        """
+        path = os.fspath(path)
+        if dtype not in _DTYPES:
+            raise ValueError(f"`dtype` must be one of {list(_DTYPES)}. Received: dtype={dtype!r}.")
+        prepare_folder(path)
+        if os.path.exists(os.path.join(path, files.MANIFEST)):
+            store = cls.open(path)
+            manifest, captions = store._manifest, store._captions
+            _check_same(path, manifest, extractor.fingerprint(), dtype)
+        else:
+            manifest, captions = new_manifest(extractor, dtype), {}
+        builder = StoreBuilder(
+            path, extractor, batch_size, shard_size, _DTYPES[dtype], on_error, verbose, captions
+        )
+        order = builder.run(examples, manifest)
+        return cls.open(path).subset(order)
+
+    @classmethod
+    def open(cls, path):
+        """Opens a store; sizes and shapes are checked, checksums are left to `verify`.
+
+        Args:
+            path: Folder of the store.
+
+        Returns:
+            The store, with all of its images.
+
+        Raises:
+            FileNotFoundError: If there is no store.
+            ValueError: If a file is missing or damaged; the message names it.
+        """
+        path = os.fspath(path)
+        manifest = files.read_manifest(path)
+        shards, captions = [], {}
+        for number, shard in enumerate(manifest["shards"]):
+            shards.append(files.open_shard(path, number, manifest))
+            for image_id, texts in files.read_captions(path, number, shard["images"]):
+                if image_id in captions:
+                    raise files.DamagedStoreError(
+                        f"{path} holds image_id={image_id!r} twice, the second time in "
+                        f"{files.captions_name(number)}."
+                    )
+                captions[image_id] = texts
+        return cls(path, manifest, shards, captions)
+
+    def verify(self):
+        """Reads every byte of the store and compares the checksums.
+
+        Raises:
+            ValueError: If files are damaged or missing; the message names each of them.
+        """
+        damaged = []
+        if files.read_manifest(self.path) != self._manifest:
+            damaged.append(f"{files.MANIFEST} (changed since the store was opened)")
+        for number, shard in enumerate(self._manifest["shards"]):
+            for name, expected in (
+                (files.features_name(number), shard["features"]),
+                (files.captions_name(number), shard["captions"]),
+            ):
+                path = os.path.join(self.path, name)
+                if not os.path.isfile(path):
+                    damaged.append(f"{name} (missing)")
+                elif files.describe(path) != expected:
+                    damaged.append(f"{name} (other bytes than were written)")
+        if damaged:
+            raise files.DamagedStoreError(
+                f"The feature store at {self.path!r} is damaged: {', '.join(damaged)}."
+            )
+
+    def subset(self, image_ids):
+        """A view of some of the images; nothing is copied.
+
+        Args:
+            image_ids: Ids, in the order that the view shall have.
+
+        Returns:
+            A `FeatureStore`.
+
+        Raises:
+            ValueError: If an id is not in the store, or occurs twice.
+        """
+        image_ids = [self._known(image_id) for image_id in image_ids]
+        if len(set(image_ids)) != len(image_ids):
+            raise ValueError("`image_ids` must not hold an id twice.")
+        return FeatureStore(self.path, self._manifest, self._shards, self._captions, image_ids)
+
+    def features(self, image_ids):
+        """Reads the features of some images.
+
+        Args:
+            image_ids: Ids; one may occur more than once.
+
+        Returns:
+            Array `(N, L, D)` in `dtype`, in the order of the ids.
+
+        Raises:
+            ValueError: If an id is not in the store.
+        """
+        positions = np.array([self._position[self._known(key)] for key in image_ids], "int64")
+        out = np.empty((len(positions), self.locations, self.width), self.dtype)
+        # Front to back through the files, whatever the order of the ids.
+        order = np.argsort(positions, kind="stable")
+        shards = np.searchsorted(self._starts, positions[order], side="right") - 1
+        for shard in np.unique(shards):
+            rows = order[shards == shard]
+            array = self._shards[shard][positions[rows] - self._starts[shard]]
+            out[rows] = array.view(self.dtype)
+        return out
+
+    def captions(self, image_id):
+        """The captions of an image, a list of str.
+
+        Raises:
+            ValueError: If the id is not in the store.
+        """
+        return list(self._captions[self._known(image_id)])
+
+    def batches(
+        self,
+        tokenizer,
+        batch_size,
+        captions_per_image=None,
+        bucket_lengths=None,
+        shuffle=True,
+        seed=0,
+    ):
+        """Batches of features and tokens for `Captioner.fit`; see `caption_batches`."""
+        return caption_batches(
+            self, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed
+        )
+
+    def __len__(self):
+        return len(self.image_ids)
+
+    def __contains__(self, image_id):
+        return image_id in self._members
+
+    def __repr__(self):
+        return (
+            f"FeatureStore({self.path!r}, images={len(self)}, locations={self.locations}, "
+            f"width={self.width}, dtype={self.dtype.name})"
+        )
+
+    def _known(self, image_id):
+        if image_id not in self._members:
+            raise ValueError(
+                f"image_id={image_id!r} (type {type(image_id).__name__}) is not in the feature "
+                f"store at {self.path!r}."
+            )
+        return image_id
+
+
+def _check_same(path, manifest, fingerprint, dtype):
+    if manifest["extractor"] != fingerprint:
+        raise ValueError(
+            f"The store at {path!r} holds features of another extractor: build in another folder, "
+            f"or delete that one.\nReceived: {fingerprint}\nStored:   {manifest['extractor']}"
+        )
+    if manifest["dtype"] != dtype:
+        raise ValueError(
+            f"The store at {path!r} has another dtype: build in another folder, or delete that "
+            f"one. Received: dtype={dtype!r}, stored: {manifest['dtype']!r}."
+        )

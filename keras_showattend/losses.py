@@ -1,0 +1,106 @@
+"""The loss of a caption: cross-entropy per real token."""
+
+import keras
+from keras import ops
+
+from keras_showattend.ops import at_least_float32
+from keras_showattend.validation import check_fraction
+
+
+@keras.saving.register_keras_serializable(package="keras_showattend")
+class MaskedSparseCategoricalCrossentropy(keras.losses.Loss):
+    """Cross-entropy of the next token, the mean over real tokens.
+
+        loss = sum_t w_t m_t (-log p_t[y_t]) / sum_t w_t m_t,   m_t = 1 where y_t != 0
+
+    so that padding changes nothing: neither more of it, nor whole captions of it. The 2018 TensorFlow notebook
+    divides by all positions, so that there a batch's loss sinks as it gets more padding.
+
+    Args:
+        label_smoothing: Float e in [0, 1): the target becomes `(1 - e) onehot(y) + e / V`.
+        name: Name of the loss.
+        dtype: Dtype of the computation; float32 by default.
+
+    Call arguments:
+        y_true: Int, `(..., T)`, 0 is padding.
+        y_pred: Float, `(..., T, V)`, logits.
+        sample_weight: Optional float, of the leading axes of `y_true`: for `(N, G, T)` that is `(N,)`, `(N, G)` or
+            `(N, G, T)`. A caption's weight spreads over its tokens.
+
+    Returns:
+        A scalar; 0 where nothing counts.
+
+    Raises:
+        ValueError: If `label_smoothing` is not in [0, 1), or `sample_weight` has more axes than `y_true`.
+
+    Example:
+
+    >>> import keras_showattend, numpy as np
+    >>> loss = keras_showattend.losses.MaskedSparseCategoricalCrossentropy()
+    >>> round(float(loss(np.array([[1, 2, 0, 0]]), np.zeros((1, 4, 4)))), 4)  # log 4
+    1.3863
+
+    Reference: label smoothing is that of Szegedy et al. 2016, arXiv 1512.00567, section 7.
+    """
+
+    def __init__(
+        self,
+        label_smoothing=0.0,
+        name="masked_sparse_categorical_crossentropy",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction="mean_with_sample_weight", dtype=dtype)
+        self.label_smoothing = check_fraction("label_smoothing", label_smoothing)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # Keras can't spread weights of (N, G) over (N, G, T); given one weight a token it does the rest.
+        weights = token_weights(y_true, sample_weight)
+        return super().__call__(y_true, y_pred, sample_weight=weights)
+
+    def call(self, y_true, y_pred):
+        return token_crossentropy(y_true, y_pred, self.label_smoothing)
+
+    def get_config(self):
+        return {
+            "label_smoothing": self.label_smoothing,
+            "name": self.name,
+            "dtype": self.dtype,
+        }
+
+
+def token_crossentropy(tokens, logits, label_smoothing=0.0):
+    """Cross-entropy of every position, padding too, float32 at least: `(..., T)` of `(..., T, V)` logits."""
+    tokens = ops.cast(tokens, "int32")
+    logits = at_least_float32(logits)
+    loss = ops.sparse_categorical_crossentropy(tokens, logits, from_logits=True)
+    if label_smoothing:
+        uniform = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    return loss
+
+
+def token_weights(tokens, sample_weight=None):
+    """What every token counts, float32: 0 for padding, else the weight of its caption.
+
+    Args:
+        tokens: Int, `(..., T)`.
+        sample_weight: Optional float, of as many leading axes of `tokens` as it has.
+
+    Returns:
+        Float32, the shape of `tokens`.
+
+    Raises:
+        ValueError: If `sample_weight` has more axes than `tokens`.
+    """
+    tokens = ops.convert_to_tensor(tokens)
+    weights = ops.cast(tokens != 0, "float32")
+    if sample_weight is None:
+        return weights
+    sample_weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
+    missing = len(tokens.shape) - len(sample_weight.shape)
+    if missing < 0:
+        raise ValueError(
+            "`sample_weight` must have no more axes than the tokens. Received: "
+            f"sample_weight.shape={tuple(sample_weight.shape)}, tokens.shape={tuple(tokens.shape)}."
+        )
+    return weights * ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * missing))

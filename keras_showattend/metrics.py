@@ -1,0 +1,99 @@
+"""Metrics of predicted tokens, over real tokens only."""
+
+import keras
+from keras import ops
+
+from keras_showattend.losses import token_crossentropy, token_weights
+
+
+@keras.saving.register_keras_serializable(package="keras_showattend")
+class MaskedAccuracy(keras.metrics.Mean):
+    """Share of real tokens whose most probable prediction is right.
+
+    Args:
+        name: Name of the metric.
+        dtype: Dtype of the sums.
+
+    Call arguments (`update_state`):
+        y_true: Int, `(..., T)`, 0 is padding.
+        y_pred: Float, `(..., T, V)`, logits or probabilities.
+        sample_weight: Optional float, of the leading axes of `y_true`, as in the loss.
+
+    Returns (`result`):
+        A scalar in [0, 1]; 0 before any real token.
+
+    Example:
+
+    >>> import keras_showattend, numpy as np
+    >>> accuracy = keras_showattend.metrics.MaskedAccuracy()
+    >>> accuracy.update_state(np.array([[1, 2, 0]]), np.eye(3)[[[1, 1, 1]]])
+    >>> float(accuracy.result())
+    0.5
+    """
+
+    def __init__(self, name="masked_accuracy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        right = ops.cast(y_true, "int32") == ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        return super().update_state(right, sample_weight=token_weights(y_true, sample_weight))
+
+
+@keras.saving.register_keras_serializable(package="keras_showattend")
+class Perplexity(keras.metrics.Mean):
+    """How many tokens the model hesitates between: exp of the mean cross-entropy of real tokens.
+
+        perplexity = exp(sum_t w_t m_t (-log p_t[y_t]) / sum_t w_t m_t)
+
+    Args:
+        name: Name of the metric.
+        dtype: Dtype of the sums.
+
+    Call arguments (`update_state`):
+        y_true: Int, `(..., T)`, 0 is padding.
+        y_pred: Float, `(..., T, V)`, logits.
+        sample_weight: Optional float, of the leading axes of `y_true`, as in the loss.
+
+    Returns (`result`):
+        A scalar of at least 1; 1 before any real token.
+
+    Example:
+
+    >>> import keras_showattend, numpy as np
+    >>> perplexity = keras_showattend.metrics.Perplexity()
+    >>> perplexity.update_state(np.array([[1, 2, 0]]), np.zeros((1, 3, 4)))
+    >>> round(float(perplexity.result()), 3)
+    4.0
+    """
+
+    def __init__(self, name="perplexity", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        loss = token_crossentropy(y_true, y_pred)
+        return super().update_state(loss, sample_weight=token_weights(y_true, sample_weight))
+
+    def result(self):
+        return ops.exp(super().result())
+
+
+class TokenWeightedMean(keras.metrics.Mean):
+    """The mean loss of an epoch in which a batch counts by its real tokens, not by its rows.
+
+    Keras's training steps report a batch's loss with its number of rows, and only then call `compute_metrics`,
+    which knows the tokens. So the loss waits here until `weigh` says what it counts.
+    """
+
+    def __init__(self, name="loss", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self._waiting = None
+
+    def update_state(self, values, sample_weight=None):
+        self._waiting = values
+
+    def weigh(self, weight):
+        """Count the loss reported last, if any, by this weight."""
+        if self._waiting is None:
+            return
+        super().update_state(self._waiting, sample_weight=weight)
+        self._waiting = None

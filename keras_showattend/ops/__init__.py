@@ -1,0 +1,12 @@
+"""Pure functions of tensors, the mathematics under the layers."""
+
+from keras_showattend.ops.additive_attention import additive_attention as additive_attention
+from keras_showattend.ops.attention_gru import (
+    AttentionGRUWeights as AttentionGRUWeights,
+)
+from keras_showattend.ops.attention_gru import attention_gru as attention_gru
+from keras_showattend.ops.attention_gru import attention_gru_step as attention_gru_step
+from keras_showattend.ops.masking import masked_mean as masked_mean
+from keras_showattend.ops.masking import masked_softmax as masked_softmax
+from keras_showattend.ops.precision import at_least_float32 as at_least_float32
+from keras_showattend.ops.precision import at_least_float32_dtype as at_least_float32_dtype

@@ -1,0 +1,63 @@
+"""One loop over time for every backend, for code that brings its own gradient."""
+
+import keras
+from keras import ops
+
+
+def scan(step, carry, xs):
+    """Run `step` along the first axis of `xs`, carrying tensors from one step to the next.
+
+    `keras.ops.scan` would do, but on TensorFlow it demands outputs of the carry's shape. Gradients do not
+    flow through this loop under XLA: use it inside a `keras.ops.custom_gradient`, or where none is asked for.
+
+    Args:
+        step: Function `(carry, x) -> (carry, y)`; `carry`, `x` and `y` are tuples of tensors. The shapes and
+            dtypes of `carry` stay the same; every `y` has the dtype of `xs[0]`.
+        carry: Tuple of tensors, what the first step gets.
+        xs: Tuple of tensors `(T, ...)`; step t gets their rows t. T may be unknown while tracing.
+
+    Returns:
+        `(carry, ys)`: the last carry, and a tuple of tensors `(T, ...)`.
+    """
+    return _SCANS[keras.backend.backend()](step, carry, xs)
+
+
+def _scan_jax(step, carry, xs):
+    import jax
+
+    return jax.lax.scan(step, carry, xs)
+
+
+def _scan_torch(step, carry, xs):
+    # Writing into a preallocated array would copy all of it at every step.
+    rows = []
+    for x in zip(*xs, strict=True):
+        carry, y = step(carry, x)
+        rows.append(y)
+    return carry, tuple(ops.stack(ys) for ys in zip(*rows, strict=True))
+
+
+def _scan_tensorflow(step, carry, xs):
+    import tensorflow as tf
+
+    length = tf.shape(xs[0])[0]
+    # The first step stands outside the loop: it tells how many outputs there are, and their shapes.
+    carry, first = step(carry, tuple(x[0] for x in xs))
+    arrays = tuple(
+        tf.TensorArray(y.dtype, length, element_shape=y.shape).write(0, y) for y in first
+    )
+
+    def body(t, carry, arrays):
+        after, ys = step(carry, tuple(x[t] for x in xs))
+        carry = tuple(
+            tf.ensure_shape(new, old.shape) for new, old in zip(after, carry, strict=True)
+        )
+        return t + 1, carry, tuple(a.write(t, y) for a, y in zip(arrays, ys, strict=True))
+
+    _, carry, arrays = tf.while_loop(
+        lambda t, *_: t < length, body, (1, carry, arrays), maximum_iterations=length
+    )
+    return carry, tuple(a.stack() for a in arrays)
+
+
+_SCANS = {"tensorflow": _scan_tensorflow, "jax": _scan_jax, "torch": _scan_torch}

@@ -1,0 +1,20 @@
+"""Fixtures and switches shared by all tests; the backend is whatever KERAS_BACKEND says."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# float64 on JAX, for the gradient checks; Keras still makes float32 of everything by default.
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def clean_state():
+    """Every test starts from the same random numbers and the float32 policy."""
+    keras.utils.set_random_seed(7)
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.utils.clear_session()
