@@ -61,7 +61,6 @@ class Captioner(keras.Model):
         ValueError: For arguments, features, images or tokens that do not fit, naming the argument and the rule.
 
     Example:
-
     >>> import keras_showattend, numpy as np
     >>> captioner = keras_showattend.Captioner(
     ...     keras_showattend.layers.FeatureEncoder(embed_dim=16),
@@ -129,9 +128,7 @@ class Captioner(keras.Model):
         encoded = self._encode(x, training=training)
         if not self.attention_penalty:
             return self.decoder(tokens, encoded, training=training)
-        logits, weights = self.decoder(
-            tokens, encoded, return_attention_scores=True, training=training
-        )
+        logits, weights = self.decoder(tokens, encoded, return_attention_scores=True, training=training)
         self.add_loss(self.attention_penalty * self._doubly_stochastic_penalty(tokens, weights))
         return logits
 
@@ -237,9 +234,7 @@ class Captioner(keras.Model):
 
     def _check_training_shapes(self, x, y, sample_weight):
         if y is None:
-            raise ValueError(
-                "Training and evaluation need `y`, the token ids with start and end. Received: y=None."
-            )
+            raise ValueError("Training and evaluation need `y`, the token ids with start and end. Received: y=None.")
         self._check_x(x)
         if len(y.shape) not in (2, 3):
             raise ValueError(
@@ -265,9 +260,7 @@ class Captioner(keras.Model):
             )
         if self._takes_images(shape):
             if shape[-1] != 3:
-                raise ValueError(
-                    f"Images must have three channels, (N, H, W, 3). Received: x.shape={shape}."
-                )
+                raise ValueError(f"Images must have three channels, (N, H, W, 3). Received: x.shape={shape}.")
         elif self.built and self._feature_width() not in (None, shape[-1]):
             raise ValueError(
                 f"Features must have the width {self._feature_width()} that the captioner was built with. "
@@ -317,9 +310,7 @@ class Captioner(keras.Model):
         """
         if decoding != "greedy":
             raise ValueError(f'`decoding` must be "greedy". Received: decoding={decoding!r}.')
-        max_length = check_positive_integer(
-            "max_length", self.max_length if max_length is None else max_length
-        )
+        max_length = check_positive_integer("max_length", self.max_length if max_length is None else max_length)
         if not self.built:
             raise ValueError(
                 "A captioner can write captions once it is built: call `fit`, or the captioner on a pair "
@@ -330,16 +321,13 @@ class Captioner(keras.Model):
         count = x.shape[0]
         if count == 0:
             raise ValueError(f"`x` must not be empty. Received: x.shape={tuple(x.shape)}.")
-        batch_size = (
-            count if batch_size is None else check_positive_integer("batch_size", batch_size)
-        )
+        batch_size = count if batch_size is None else check_positive_integer("batch_size", batch_size)
         if max_length not in self._generate_functions:
             self._generate_functions[max_length] = self._make_generate_function(max_length)
         run = self._generate_functions[max_length]
         batches = [run(x[i : i + batch_size]) for i in range(0, count, batch_size)]
         tokens, scores, attention = (
-            np.concatenate([ops.convert_to_numpy(part) for part in parts])
-            for parts in zip(*batches, strict=True)
+            np.concatenate([ops.convert_to_numpy(part) for part in parts]) for parts in zip(*batches, strict=True)
         )
         texts = None if self.tokenizer is None else self.tokenizer.decode(tokens)
         return Generation(tokens, scores, attention, texts)
@@ -365,16 +353,12 @@ class Captioner(keras.Model):
                 f"feature_extractor={self.feature_extractor}, tokenizer={self.tokenizer}."
             )
         if isinstance(images, str | bytes) or not hasattr(images, "__len__"):
-            raise ValueError(
-                f"`images` must be a list of images. Received: a {type(images).__name__}."
-            )
+            raise ValueError(f"`images` must be a list of images. Received: a {type(images).__name__}.")
         if len(images) == 0:
             raise ValueError("`images` must not be empty. Received: 0 images.")
         texts = []
         for start in range(0, len(images), batch_size):
-            batch = [
-                self.feature_extractor.load_image(i) for i in images[start : start + batch_size]
-            ]
+            batch = [self.feature_extractor.load_image(i) for i in images[start : start + batch_size]]
             texts += self.generate(np.stack(batch), max_length=max_length).texts
         return texts
 
@@ -477,8 +461,7 @@ def _check_token_ids(tokens, vocab_size):
     low, high = tokens.min(), tokens.max()
     if low < 0 or high >= vocab_size:
         raise ValueError(
-            f"`y` must hold ids from 0 to vocab_size - 1 = {vocab_size - 1}. "
-            f"Received: ids from {low} to {high}."
+            f"`y` must hold ids from 0 to vocab_size - 1 = {vocab_size - 1}. Received: ids from {low} to {high}."
         )
     first = tokens[..., 0]
     # A caption that is padding all over fills up a group and weighs nothing.

@@ -34,7 +34,6 @@ class MaskedSparseCategoricalCrossentropy(keras.losses.Loss):
         ValueError: If `label_smoothing` is not in [0, 1), or `sample_weight` has more axes than `y_true`.
 
     Example:
-
     >>> import keras_showattend, numpy as np
     >>> loss = keras_showattend.losses.MaskedSparseCategoricalCrossentropy()
     >>> round(float(loss(np.array([[1, 2, 0, 0]]), np.zeros((1, 4, 4)))), 4)  # log 4

@@ -23,7 +23,6 @@ class MaskedAccuracy(keras.metrics.Mean):
         A scalar in [0, 1]; 0 before any real token.
 
     Example:
-
     >>> import keras_showattend, numpy as np
     >>> accuracy = keras_showattend.metrics.MaskedAccuracy()
     >>> accuracy.update_state(np.array([[1, 2, 0]]), np.eye(3)[[[1, 1, 1]]])
@@ -58,7 +57,6 @@ class Perplexity(keras.metrics.Mean):
         A scalar of at least 1; 1 before any real token.
 
     Example:
-
     >>> import keras_showattend, numpy as np
     >>> perplexity = keras_showattend.metrics.Perplexity()
     >>> perplexity.update_state(np.array([[1, 2, 0]]), np.zeros((1, 3, 4)))

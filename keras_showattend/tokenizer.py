@@ -69,9 +69,7 @@ class CaptionTokenizer:
         self._translation |= str.maketrans(dict.fromkeys(punctuation, " "))
 
     @classmethod
-    def fit(
-        cls, captions, max_vocabulary=5000, min_count=1, lowercase=True, punctuation=PUNCTUATION
-    ):
+    def fit(cls, captions, max_vocabulary=5000, min_count=1, lowercase=True, punctuation=PUNCTUATION):
         """Makes a tokenizer whose vocabulary is the most frequent words of `captions`.
 
         Args:
@@ -126,15 +124,11 @@ class CaptionTokenizer:
             # utf-8-sig: some editors put a byte order mark before the first word.
             text = pathlib.Path(path).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"`path` must be UTF-8 text ({error}). Received: path={path}."
-            ) from error
+            raise ValueError(f"`path` must be UTF-8 text ({error}). Received: path={path}.") from error
         try:
             return cls(text.removesuffix("\n").split("\n"), lowercase, punctuation)
         except ValueError as error:
-            raise ValueError(
-                f"`path` holds no vocabulary: {error} Received: path={path}."
-            ) from error
+            raise ValueError(f"`path` holds no vocabulary: {error} Received: path={path}.") from error
 
     @property
     def vocabulary(self):
@@ -213,8 +207,7 @@ class CaptionTokenizer:
             ids = keras.ops.convert_to_numpy(ids)
         if not np.iterable(ids):
             raise ValueError(
-                "`ids` must have the shape (N, T) or (T,). "
-                f"Received: ids={ids!r} (type {type(ids).__name__})."
+                f"`ids` must have the shape (N, T) or (T,). Received: ids={ids!r} (type {type(ids).__name__})."
             )
         rows = [np.asarray(row) for row in ids]
         if rows and all(row.ndim == 0 for row in rows):
@@ -224,13 +217,10 @@ class CaptionTokenizer:
     def _decode_row(self, row, index):
         if row.ndim != 1:
             raise ValueError(
-                "`ids` must have the shape (N, T) or (T,). "
-                f"Received: ids with shape {row.shape} at index {index}."
+                f"`ids` must have the shape (N, T) or (T,). Received: ids with shape {row.shape} at index {index}."
             )
         if row.size and not np.issubdtype(row.dtype, np.integer):
-            raise ValueError(
-                f"`ids` must be integers. Received: ids with dtype {row.dtype} at index {index}."
-            )
+            raise ValueError(f"`ids` must be integers. Received: ids with dtype {row.dtype} at index {index}.")
         words = []
         ended = False
         for token in row.tolist():
@@ -300,8 +290,7 @@ class CaptionTokenizer:
             yield words
         if index < 0:
             raise ValueError(
-                "`captions` must hold at least one caption. Received: an empty "
-                f"{type(captions).__name__}."
+                f"`captions` must hold at least one caption. Received: an empty {type(captions).__name__}."
             )
 
 
@@ -325,8 +314,7 @@ def _checked_vocabulary(vocabulary):
     for index, word in enumerate(words):
         if not isinstance(word, str):
             raise ValueError(
-                "`vocabulary` must be a list of str. "
-                f"Received: {word!r} (type {type(word).__name__}) at index {index}."
+                f"`vocabulary` must be a list of str. Received: {word!r} (type {type(word).__name__}) at index {index}."
             )
         if word.split() != [word]:
             raise ValueError(
@@ -335,12 +323,10 @@ def _checked_vocabulary(vocabulary):
             )
         if seen.setdefault(word, index) != index:
             raise ValueError(
-                "`vocabulary` must not hold a word twice. "
-                f"Received: {word!r} at index {seen[word]} and {index}."
+                f"`vocabulary` must not hold a word twice. Received: {word!r} at index {seen[word]} and {index}."
             )
     if words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
         raise ValueError(
-            f"`vocabulary` must begin with {', '.join(SPECIAL_WORDS)}. "
-            f"Received: {list(words[: len(SPECIAL_WORDS)])}."
+            f"`vocabulary` must begin with {', '.join(SPECIAL_WORDS)}. Received: {list(words[: len(SPECIAL_WORDS)])}."
         )
     return tuple(map(str, words))

@@ -17,11 +17,7 @@ def check_fraction(name, value):
 
 def check_not_negative(name, value):
     """Raise a ValueError unless `value` is a finite number of at least 0."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 <= value < float("inf")
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise ValueError(f"`{name}` must be a finite number >= 0. Received: {_shown(name, value)}")
     return float(value)
 

@@ -266,9 +266,7 @@ def _add_panel(figure, left, top, width, height):
     """Adds axes without frame, at inches from the top left corner of the figure."""
     total_width, total_height = figure.get_size_inches()
     bottom = total_height - top - height
-    axes = figure.add_axes(
-        (left / total_width, bottom / total_height, width / total_width, height / total_height)
-    )
+    axes = figure.add_axes((left / total_width, bottom / total_height, width / total_width, height / total_height))
     axes.set_axis_off()
     return axes
 
@@ -324,9 +322,7 @@ def _photograph(image, name):
             try:
                 picture = ImageOps.exif_transpose(file).convert("RGB")
             except (OSError, SyntaxError) as error:
-                raise ValueError(
-                    f"`{name}` must be a whole image file ({error}). Received: {image}."
-                ) from error
+                raise ValueError(f"`{name}` must be a whole image file ({error}). Received: {image}.") from error
     else:
         picture = Image.fromarray(_pixels(image, name))
     picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
@@ -337,8 +333,7 @@ def _pixels(image, name):
     image = _to_numpy(image)
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
         raise ValueError(
-            f"`{name}` must have the shape (H, W, 3) or be a path. "
-            f"Received: shape {image.shape}, dtype {image.dtype}."
+            f"`{name}` must have the shape (H, W, 3) or be a path. Received: shape {image.shape}, dtype {image.dtype}."
         )
     if image.dtype == np.uint8:
         return image
@@ -348,9 +343,7 @@ def _pixels(image, name):
     smallest, largest = image.min(), image.max()
     top = 1.0 if largest <= 1.01 and not integers else 255.0
     if not (smallest >= -0.01 * top and largest <= 1.01 * top):
-        raise ValueError(
-            f"`{name}` must hold values in 0..1 or 0..255. Received: {smallest} to {largest}."
-        )
+        raise ValueError(f"`{name}` must hold values in 0..1 or 0..255. Received: {smallest} to {largest}.")
     return np.rint(np.clip(image / top, 0, 1) * 255).astype("uint8")
 
 
@@ -358,15 +351,9 @@ def _attention_maps(attention, count, grid, name):
     """Returns float `(count, rows, columns)`."""
     weights = _to_numpy(attention)
     if weights.ndim not in (2, 3) or 0 in weights.shape[1:]:
-        raise ValueError(
-            f"`{name}` must have the shape (T, L) or (T, rows, columns). "
-            f"Received: shape {weights.shape}."
-        )
+        raise ValueError(f"`{name}` must have the shape (T, L) or (T, rows, columns). Received: shape {weights.shape}.")
     if len(weights) < count:
-        raise ValueError(
-            f"`{name}` must have a row for each of the {count} words. "
-            f"Received: shape {weights.shape}."
-        )
+        raise ValueError(f"`{name}` must have a row for each of the {count} words. Received: shape {weights.shape}.")
     # bfloat16 and float16 widen exactly.
     weights = weights[:count].astype("float32")
     if not (np.isfinite(weights) & (weights >= 0)).all():
@@ -392,9 +379,7 @@ def _checked_grid(grid, shape, name):
             f"{math.prod(shape)}. Received: grid={grid}."
         )
     if len(shape) == 2 and tuple(grid) != shape:
-        raise ValueError(
-            f"`grid` must agree with `{name}`, whose grid is {shape}. Received: grid={grid}."
-        )
+        raise ValueError(f"`grid` must agree with `{name}`, whose grid is {shape}. Received: grid={grid}.")
     return grid
 
 
@@ -405,8 +390,7 @@ def _checked_words(words):
     for index, word in enumerate(words):
         if not isinstance(word, str):
             raise ValueError(
-                "`words` must be a list of str. "
-                f"Received: {word!r} (type {type(word).__name__}) at index {index}."
+                f"`words` must be a list of str. Received: {word!r} (type {type(word).__name__}) at index {index}."
             )
     return words
 
@@ -416,17 +400,12 @@ def _checked_items(name, value, count=None):
     if keras.ops.is_tensor(value):
         value = keras.ops.convert_to_numpy(value)
     if isinstance(value, str | dict) or not np.iterable(value):
-        raise ValueError(
-            f"`{name}` must be a list. Received: {name}={value!r} (type {type(value).__name__})."
-        )
+        raise ValueError(f"`{name}` must be a list. Received: {name}={value!r} (type {type(value).__name__}).")
     items = list(value)
     if not items:
         raise ValueError(f"`{name}` must not be empty. Received: {name}={value!r}.")
     if count is not None and len(items) != count:
-        raise ValueError(
-            f"`{name}` must have one item for each of the {count} captions. "
-            f"Received: {len(items)} items."
-        )
+        raise ValueError(f"`{name}` must have one item for each of the {count} captions. Received: {len(items)} items.")
     return items
 
 
@@ -435,8 +414,7 @@ def _checked_history(history):
     if not isinstance(history, dict) or "loss" not in history:
         received = sorted(history) if isinstance(history, dict) else type(history).__name__
         raise ValueError(
-            "`history` must be a dict with the key 'loss', such as `fit(...).history`. "
-            f"Received: {received}."
+            f"`history` must be a dict with the key 'loss', such as `fit(...).history`. Received: {received}."
         )
     shape = np.shape(history["loss"])
     for name, values in history.items():

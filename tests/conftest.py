@@ -17,4 +17,3 @@ def clean_state():
     keras.utils.set_random_seed(7)
     yield
     keras.config.set_dtype_policy("float32")
-    keras.utils.clear_session()

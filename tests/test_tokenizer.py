@@ -47,10 +47,7 @@ def test_fit_counts_special_words_and_drops_the_rare():
 
 def test_fit_does_not_depend_on_the_order_of_captions():
     captions = ["x y z", "z y", "w x"]
-    assert (
-        CaptionTokenizer.fit(captions).vocabulary
-        == CaptionTokenizer.fit(iter(captions[::-1])).vocabulary
-    )
+    assert CaptionTokenizer.fit(captions).vocabulary == CaptionTokenizer.fit(iter(captions[::-1])).vocabulary
 
 
 def test_fit_passes_the_filter_on():
@@ -122,9 +119,7 @@ def test_encode_cuts_long_captions_and_still_ends(tokenizer):
     ids = tokenizer.encode(["a dog runs on a sofa", "dog"], max_length=4)
     np.testing.assert_array_equal(ids, [[2, 4, 5, 3], [2, 5, 3, 0]])
     assert tokenizer.encode(["dog"], max_length=50).shape == (1, 3)
-    np.testing.assert_array_equal(
-        tokenizer.encode(["dog runs"], max_length=np.int64(3)), [[2, 5, 3]]
-    )
+    np.testing.assert_array_equal(tokenizer.encode(["dog runs"], max_length=np.int64(3)), [[2, 5, 3]])
 
 
 def test_encode_takes_any_iterable(tokenizer):
@@ -263,9 +258,7 @@ def test_needs_no_tensorflow():
         "t = CaptionTokenizer.fit(['a dog']); print(t.decode(t.encode(['a dog'])))"
     )
     environment = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PATH": ""}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "['a dog']"
 
 
@@ -297,9 +290,7 @@ def test_bad_vocabularies(vocabulary, message):
 def test_bad_filter_arguments():
     with pytest.raises(ValueError, match=r"`lowercase` must be a bool. Received: lowercase='yes'"):
         CaptionTokenizer(SPECIAL_WORDS, lowercase="yes")
-    with pytest.raises(
-        ValueError, match=r"`punctuation` must be a str. Received: punctuation=None"
-    ):
+    with pytest.raises(ValueError, match=r"`punctuation` must be a str. Received: punctuation=None"):
         CaptionTokenizer(SPECIAL_WORDS, punctuation=None)
 
 
@@ -324,16 +315,12 @@ def test_bad_captions(tokenizer, captions, message):
 
 @pytest.mark.parametrize("value", [2, 0, -1, 3.0, True, "9"])
 def test_bad_max_length(tokenizer, value):
-    with pytest.raises(
-        ValueError, match=f"`max_length` must be an integer of at least 3.*{value!r}"
-    ):
+    with pytest.raises(ValueError, match=f"`max_length` must be an integer of at least 3.*{value!r}"):
         tokenizer.encode(["a dog"], max_length=value)
 
 
 def test_bad_fit_arguments():
-    with pytest.raises(
-        ValueError, match=r"`max_vocabulary` must be .* at least 5.*=4 \(type int\)"
-    ):
+    with pytest.raises(ValueError, match=r"`max_vocabulary` must be .* at least 5.*=4 \(type int\)"):
         CaptionTokenizer.fit(["a dog"], max_vocabulary=4)
     with pytest.raises(ValueError, match=r"`min_count` must be .* at least 1. .*min_count=0"):
         CaptionTokenizer.fit(["a dog"], min_count=0)

@@ -47,11 +47,7 @@ def assert_no_overlap(figure):
     low, high = bar.get_ylim()
     ticks = zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)
     texts += [bar.yaxis.label, *(label for tick, label in ticks if low <= tick <= high)]
-    boxes = {
-        text.get_text(): text.get_window_extent(canvas.get_renderer())
-        for text in texts
-        if text.get_text()
-    }
+    boxes = {text.get_text(): text.get_window_extent(canvas.get_renderer()) for text in texts if text.get_text()}
     pictures = [axes.get_window_extent() for axes in figure.axes if axes.images]
     for (name, box), (other_name, other) in itertools.combinations(boxes.items(), 2):
         assert not box.overlaps(other), (name, other_name)
@@ -318,9 +314,7 @@ def test_a_row_of_panels_for_each_sample():
     attention = weights(3, 9, 16)
     images = [IMAGE, IMAGE[::-1], IMAGE[:20]]
     captions = ["a dog", "", "a very red and large dog"]
-    figure = plot_captions(
-        images, captions, attention, [["True one.", "unseen"], [], ["True two."]]
-    )
+    figure = plot_captions(images, captions, attention, [["True one.", "unseen"], [], ["True two."]])
     titles = [panel.get_title() for panel in word_panels(figure)]
     assert titles == " ".join(captions).split()
     assert [text.get_text() for text in figure.texts] == [
@@ -351,9 +345,7 @@ def test_captions_of_lists_and_tensors():
 def test_long_and_short_captions_stay_readable(size, captions):
     image = np.zeros((*size, 3), "uint8")
     references = [["A reference that goes on, and on, and on. " * 6, "Another."]] * len(captions)
-    figure = plot_captions(
-        [image] * len(captions), captions, weights(len(captions), 28, 16), references
-    )
+    figure = plot_captions([image] * len(captions), captions, weights(len(captions), 28, 16), references)
     assert_no_overlap(figure)
 
 

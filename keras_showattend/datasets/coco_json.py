@@ -80,19 +80,13 @@ def coco_json(annotations, images, max_captions=None, seed=1):
     seed = check_seed(seed)
     annotations, images = os.fspath(annotations), os.fspath(images)
     if not os.path.isfile(annotations):
-        raise FileNotFoundError(
-            f"`annotations` must be an existing JSON file. Received: annotations={annotations!r}."
-        )
+        raise FileNotFoundError(f"`annotations` must be an existing JSON file. Received: annotations={annotations!r}.")
     if not os.path.isdir(images):
-        raise FileNotFoundError(
-            f"`images` must be an existing folder. Received: images={images!r}."
-        )
+        raise FileNotFoundError(f"`images` must be an existing folder. Received: images={images!r}.")
 
     content = _load_json(annotations)
     paths = _image_paths(_entries(content, "images", ("id", "file_name"), annotations), images)
-    captions = _captions(
-        _entries(content, "annotations", ("image_id", "caption"), annotations), paths
-    )
+    captions = _captions(_entries(content, "annotations", ("image_id", "caption"), annotations), paths)
     if not captions:
         raise ValueError(
             "`annotations` must hold at least one caption. "
@@ -110,9 +104,7 @@ def _load_json(path):
         try:
             return json.load(file)
         except ValueError as error:  # Broken JSON, or bytes that are no UTF-8.
-            raise ValueError(
-                f"`annotations` must be a JSON file. Received: {path!r}, which isn't: {error}"
-            ) from error
+            raise ValueError(f"`annotations` must be a JSON file. Received: {path!r}, which isn't: {error}") from error
 
 
 def _entries(content, key, fields, path):
@@ -152,11 +144,7 @@ def _image_paths(entries, folder):
         # Without its ".." parts, which are taken out here and not by the file system, the name
         # means the same wherever links lead.
         relative = os.path.normpath(name)
-        if (
-            os.path.isabs(relative)
-            or os.path.splitdrive(relative)[0]
-            or relative.split(os.sep)[0] == os.pardir
-        ):
+        if os.path.isabs(relative) or os.path.splitdrive(relative)[0] or relative.split(os.sep)[0] == os.pardir:
             raise ValueError(
                 "The file name of an image must stay inside the folder `images`. "
                 f"Received: file_name={name!r} (image id {image_id!r}) and images={folder!r}."
@@ -177,8 +165,7 @@ def _captions(entries, paths):
             )
         if not caption.strip():
             raise ValueError(
-                "A caption must not be blank. "
-                f"Received: {caption!r} in annotation {number} (image id {image_id!r})."
+                f"A caption must not be blank. Received: {caption!r} in annotation {number} (image id {image_id!r})."
             )
         captions.append((image_id, caption))
     return captions

@@ -7,7 +7,6 @@ def check_seed(seed):
     """Returns `seed` as an int, or raises a ValueError unless it is an integer of at least 0."""
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
         raise ValueError(
-            "`seed` must be a non-negative integer. "
-            f"Received: seed={seed!r} (type {type(seed).__name__})."
+            f"`seed` must be a non-negative integer. Received: seed={seed!r} (type {type(seed).__name__})."
         )
     return int(seed)

@@ -113,18 +113,13 @@ def _image_id(item):
 
 def _check_fractions(fractions):
     if len(fractions) < 2:
-        raise ValueError(
-            f"`fractions` must name at least two splits. Received: fractions={fractions}."
-        )
+        raise ValueError(f"`fractions` must name at least two splits. Received: fractions={fractions}.")
     # The negation refuses NaN, too.
     if not all(0 < fraction < 1 for fraction in fractions.values()):
-        raise ValueError(
-            f"`fractions` must lie between 0 and 1, both excluded. Received: fractions={fractions}."
-        )
+        raise ValueError(f"`fractions` must lie between 0 and 1, both excluded. Received: fractions={fractions}.")
     if not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6):
         raise ValueError(
-            "`fractions` must add up to 1. "
-            f"Received: fractions={fractions}, whose sum is {sum(fractions.values()):g}."
+            f"`fractions` must add up to 1. Received: fractions={fractions}, whose sum is {sum(fractions.values()):g}."
         )
 
 

@@ -48,7 +48,6 @@ def greedy_search(
         ValueError: If `max_length` is not a positive integer.
 
     Example:
-
     >>> from keras import ops
     >>> from keras_showattend.decoding import greedy_search
     >>> def count(token, state):  # a "model" that says 4, 5, 6, then ends with 3
@@ -75,10 +74,10 @@ def greedy_search(
     # The first step stands outside the loop: it tells the dtype of the scores and the shape of the attention.
     token, ended, score, state, attention = advance(first, nobody, 0.0, state)
 
-    def rows(x):
+    def rows(x, filling=0):
         """A row for every step, `(B, T, ...)`, the first one filled in."""
         shape = ops.shape(x)
-        buffer = ops.zeros((shape[0], max_length, *shape[1:]), dtype=x.dtype)
+        buffer = ops.full((shape[0], max_length, *shape[1:]), filling, dtype=x.dtype)
         return _write(buffer, x, 0)
 
     def body(t, token, ended, score, tokens, attention, state):
@@ -94,7 +93,7 @@ def greedy_search(
         token,
         ended,
         score,
-        rows(token),
+        rows(token, padding_id),
         [rows(a) for a in attention],
         tree.flatten(state),
     )
@@ -111,13 +110,13 @@ def greedy_search(
 
 def _ban(log_probabilities, banned):
     size = log_probabilities.shape[-1]
-    ban = ops.any(
-        ops.arange(size)[:, None] == ops.convert_to_tensor(list(banned), dtype="int32"), axis=-1
-    )
+    ban = ops.any(ops.arange(size)[:, None] == ops.convert_to_tensor(list(banned), dtype="int32"), axis=-1)
     return ops.where(ban, float("-inf"), log_probabilities)
 
 
 def _write(buffer, x, t):
     """`buffer[:, t] = x`."""
-    start = (0, t, *[0] * (len(buffer.shape) - 2))
+    # JAX takes indices of one type only, and counts plain integers as int64 where that is enabled.
+    zero, t = ops.zeros((), dtype="int32"), ops.cast(t, "int32")
+    start = (zero, t, *[zero] * (len(buffer.shape) - 2))
     return ops.slice_update(buffer, start, x[:, None])

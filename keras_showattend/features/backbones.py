@@ -108,8 +108,7 @@ def find_backbone(name):
         hint = " or ".join(repr(applications[match].__name__) for match in near)
         raise ValueError(
             "`backbone` must be 'patches', a keras.Model or the name of a model of "
-            f"keras.applications. Received: backbone={name!r}."
-            + (f" Did you mean {hint}?" if hint else "")
+            f"keras.applications. Received: backbone={name!r}." + (f" Did you mean {hint}?" if hint else "")
         )
     return applications[key].__name__, IMAGE_SIZES.get(key, 224)
 
@@ -145,8 +144,7 @@ def build_backbone(name, weights, image_size, dtype):
             )
     except ValueError as error:
         raise ValueError(
-            f"backbone={name!r} can't be built for image_size={tuple(image_size)}, "
-            f"weights={weights!r}: {error}"
+            f"backbone={name!r} can't be built for image_size={tuple(image_size)}, weights={weights!r}: {error}"
         ) from error
     except Exception as error:  # keras.utils.get_file raises a bare Exception without a network.
         raise OSError(
@@ -187,10 +185,7 @@ def load_weights(backbone, path):
         messages = (str(warning.message) for warning in caught)
         reason = next((text for text in messages if "freshly-initialized" in text), None)
     if reason is not None:
-        raise ValueError(
-            f"The file weights={path!r} does not fit backbone={name!r} without its classifier: "
-            f"{reason}"
-        )
+        raise ValueError(f"The file weights={path!r} does not fit backbone={name!r} without its classifier: {reason}")
 
 
 def _applications():

@@ -61,9 +61,7 @@ def caption_batches(
     captioner.fit(store.batches(tokenizer, batch_size=64), epochs=10)
     ```
     """
-    batches = CaptionBatches(
-        store, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed
-    )
+    batches = CaptionBatches(store, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed)
     if keras.backend.backend() == "tensorflow":
         return _tf_dataset(batches)
     return _BatchSequence(batches)
@@ -77,9 +75,7 @@ class CaptionBatches:
         group_size: G.
     """
 
-    def __init__(
-        self, store, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed
-    ):
+    def __init__(self, store, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed):
         _check_positive("batch_size", batch_size)
         if captions_per_image is not None:
             _check_positive("captions_per_image", captions_per_image)
@@ -214,10 +210,7 @@ def _bucket_lengths(bucket_lengths, longest):
     lengths = list(bucket_lengths)
     ascending = all(first < second for first, second in itertools.pairwise(lengths))
     if not lengths or not all(isinstance(n, (int, np.integer)) for n in lengths) or not ascending:
-        raise ValueError(
-            "`bucket_lengths` must be ascending integers. "
-            f"Received: bucket_lengths={bucket_lengths!r}."
-        )
+        raise ValueError(f"`bucket_lengths` must be ascending integers. Received: bucket_lengths={bucket_lengths!r}.")
     if lengths[-1] < longest.max():
         raise ValueError(
             "`bucket_lengths` must reach the longest caption, which has "
@@ -230,6 +223,5 @@ def _bucket_lengths(bucket_lengths, longest):
 def _check_positive(name, value):
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ValueError(
-            f"`{name}` must be a positive integer. "
-            f"Received: {name}={value!r} (type {type(value).__name__})."
+            f"`{name}` must be a positive integer. Received: {name}={value!r} (type {type(value).__name__})."
         )

@@ -24,19 +24,14 @@ class StoreBuilder:
     the next one goes on after the last listed shard.
     """
 
-    def __init__(
-        self, folder, extractor, batch_size, shard_size, dtype, on_error, verbose, captions
-    ):
+    def __init__(self, folder, extractor, batch_size, shard_size, dtype, on_error, verbose, captions):
         for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(
-                    f"`{name}` must be a positive integer. "
-                    f"Received: {name}={value!r} (type {type(value).__name__})."
+                    f"`{name}` must be a positive integer. Received: {name}={value!r} (type {type(value).__name__})."
                 )
         if on_error not in ("raise", "skip"):
-            raise ValueError(
-                f"`on_error` must be 'raise' or 'skip'. Received: on_error={on_error!r}."
-            )
+            raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: on_error={on_error!r}.")
         self.folder = folder
         self.extractor = extractor
         self.batch_size = batch_size
@@ -66,6 +61,8 @@ class StoreBuilder:
             # A mistake in the last example shows before the first hour of work.
             new = list(new)
             total = len(new)
+        elif hasattr(examples, "__len__") and not self.captions:
+            total = len(examples)
         if total != 0:
             self._extract(new, total)
         if not order:
@@ -73,8 +70,7 @@ class StoreBuilder:
         present = [image_id for image_id in order if image_id not in self.skipped]
         if not present:
             raise ValueError(
-                f"None of the {len(order)} images could be read. "
-                f"The first reason: {self.skipped[order[0]]}"
+                f"None of the {len(order)} images could be read. The first reason: {self.skipped[order[0]]}"
             )
         return present
 
@@ -84,9 +80,7 @@ class StoreBuilder:
         for position, example in enumerate(examples):
             image_id, captions = _check_example(example, position)
             if image_id in seen:
-                raise ValueError(
-                    f"Each `image_id` may occur once in `examples`. Received: {image_id!r} twice."
-                )
+                raise ValueError(f"Each `image_id` may occur once in `examples`. Received: {image_id!r} twice.")
             stored = self.captions.get(image_id, captions)
             if stored != captions:
                 raise ValueError(
@@ -256,10 +250,7 @@ def check_disk(folder, needed):
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(
-            f"The features need {needed / 1e9:,.2f} GB at {folder!r}, where {free / 1e9:,.2f} GB "
-            "are free."
-        )
+        raise OSError(f"The features need {needed / 1e9:,.2f} GB at {folder!r}, where {free / 1e9:,.2f} GB are free.")
 
 
 def _check_example(example, position):
@@ -281,8 +272,7 @@ def _check_example(example, position):
     is_list = isinstance(captions, (list, tuple, np.ndarray))
     if not is_list or not all(isinstance(text, str) for text in captions):
         raise ValueError(
-            "`captions` must be a list of strings. "
-            f"Received: captions={captions!r} of image_id={image_id!r}."
+            f"`captions` must be a list of strings. Received: captions={captions!r} of image_id={image_id!r}."
         )
     captions = [str(text) for text in captions]
     if not captions or not all(text.strip() for text in captions):

@@ -36,7 +36,7 @@ class FeatureExtractor(keras.layers.Layer):
             applied;
             a `keras.Model` from `(N, H, W, 3)` pixels of 0 to 255 to `(N, rows, columns, D)` or
             `(N, L, D)`, which is frozen in place and brings its own preprocessing;
-            `"patches"`, the surroundings of each 16 x 16 cell as plain pixels, which needs no
+            `"patches"`, the colours, edges and place of the window around each 16 x 16 cell, which needs no
             weights.
         weights: `"imagenet"` (downloaded once), the path of a weights file, or None for random
             weights. A `keras.Model` keeps its own weights unless a path is given.
@@ -70,7 +70,7 @@ class FeatureExtractor(keras.layers.Layer):
 
     extractor = FeatureExtractor("patches")
     photographs = np.zeros((2, 240, 320, 3), "uint8")
-    extractor(photographs).shape  # (2, 64, 432)
+    extractor(photographs).shape  # (2, 64, 184)
     extractor.grid                # (8, 8)
     ```
     """
@@ -87,9 +87,7 @@ class FeatureExtractor(keras.layers.Layer):
         self.backbone = None
         if isinstance(backbone, str) and backbone.lower() == "patches":
             if weights not in (None, "imagenet"):
-                raise ValueError(
-                    f"backbone='patches' has no weights to load. Received: weights={weights!r}."
-                )
+                raise ValueError(f"backbone='patches' has no weights to load. Received: weights={weights!r}.")
             self.image_size = image_size or (patches.DEFAULT_IMAGE_SIZE,) * 2
             self.grid = patches.patch_grid(self.image_size)
             self.width = patches.WIDTH
@@ -135,10 +133,7 @@ class FeatureExtractor(keras.layers.Layer):
     def call(self, images):
         """Computes the features; see the class."""
         if len(images.shape) != 4 or images.shape[-1] != 3:
-            raise ValueError(
-                "`images` must be of shape (N, H, W, 3). "
-                f"Received: images.shape={tuple(images.shape)}."
-            )
+            raise ValueError(f"`images` must be of shape (N, H, W, 3). Received: images.shape={tuple(images.shape)}.")
         # (N, H, W, 3) -> (N, height, width, 3)
         pixels = resize(images, self.image_size)
         if self.backbone is None:
@@ -182,8 +177,7 @@ class FeatureExtractor(keras.layers.Layer):
         if self.backbone is None:
             identity = {
                 "backbone": "patches",
-                "preprocessing": f"cell {patches.CELL}, window {patches.WINDOW}, "
-                f"pool {patches.POOL}, scaled to -1..1",
+                "preprocessing": patches.DESCRIPTION,
             }
         else:
             identity = Backbone(self._backbone_name, self.backbone).fingerprint()
@@ -220,8 +214,7 @@ def _standardize_size(image_size):
         return None
     sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     if len(sides) != 2 or not all(
-        isinstance(side, (int, np.integer)) and not isinstance(side, bool) and side > 0
-        for side in sides
+        isinstance(side, (int, np.integer)) and not isinstance(side, bool) and side > 0 for side in sides
     ):
         raise ValueError(
             "`image_size` must be a positive integer or a pair (height, width) of them. "

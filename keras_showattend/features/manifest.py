@@ -132,9 +132,7 @@ def _check(manifest, path):
     rule(isinstance(manifest["skipped"], list), "`skipped` must be a list")
     for entry in manifest["skipped"]:
         rule(
-            isinstance(entry, dict)
-            and is_image_id(entry.get("image_id"))
-            and isinstance(entry.get("reason"), str),
+            isinstance(entry, dict) and is_image_id(entry.get("image_id")) and isinstance(entry.get("reason"), str),
             "each of `skipped` must hold an `image_id` and a `reason`",
         )
     rule(isinstance(manifest["shards"], list), "`shards` must be a list")

@@ -43,7 +43,7 @@ class FeatureStore:
     photograph = np.zeros((240, 320, 3), "uint8")
     examples = [{"image_id": 7, "image": photograph, "captions": ["a black picture"]}]
     store = FeatureStore.build("/tmp/features", examples, FeatureExtractor("patches"))
-    store.features([7]).shape  # (1, 64, 432)
+    store.features([7]).shape  # (1, 64, 184)
     store.captions(7)          # ["a black picture"]
     ```
     """
@@ -118,9 +118,7 @@ class FeatureStore:
             _check_same(path, manifest, extractor.fingerprint(), dtype)
         else:
             manifest, captions = new_manifest(extractor, dtype), {}
-        builder = StoreBuilder(
-            path, extractor, batch_size, shard_size, _DTYPES[dtype], on_error, verbose, captions
-        )
+        builder = StoreBuilder(path, extractor, batch_size, shard_size, _DTYPES[dtype], on_error, verbose, captions)
         order = builder.run(examples, manifest)
         return cls.open(path).subset(order)
 
@@ -146,8 +144,7 @@ class FeatureStore:
             for image_id, texts in files.read_captions(path, number, shard["images"]):
                 if image_id in captions:
                     raise files.DamagedStoreError(
-                        f"{path} holds image_id={image_id!r} twice, the second time in "
-                        f"{files.captions_name(number)}."
+                        f"{path} holds image_id={image_id!r} twice, the second time in {files.captions_name(number)}."
                     )
                 captions[image_id] = texts
         return cls(path, manifest, shards, captions)
@@ -172,9 +169,7 @@ class FeatureStore:
                 elif files.describe(path) != expected:
                     damaged.append(f"{name} (other bytes than were written)")
         if damaged:
-            raise files.DamagedStoreError(
-                f"The feature store at {self.path!r} is damaged: {', '.join(damaged)}."
-            )
+            raise files.DamagedStoreError(f"The feature store at {self.path!r} is damaged: {', '.join(damaged)}.")
 
     def subset(self, image_ids):
         """A view of some of the images; nothing is copied.
@@ -234,9 +229,7 @@ class FeatureStore:
         seed=0,
     ):
         """Batches of features and tokens for `Captioner.fit`; see `caption_batches`."""
-        return caption_batches(
-            self, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed
-        )
+        return caption_batches(self, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed)
 
     def __len__(self):
         return len(self.image_ids)
@@ -253,8 +246,7 @@ class FeatureStore:
     def _known(self, image_id):
         if image_id not in self._members:
             raise ValueError(
-                f"image_id={image_id!r} (type {type(image_id).__name__}) is not in the feature "
-                f"store at {self.path!r}."
+                f"image_id={image_id!r} (type {type(image_id).__name__}) is not in the feature store at {self.path!r}."
             )
         return image_id
 

@@ -64,7 +64,6 @@ class AttentionGRUDecoder(keras.layers.Layer):
             called before the layer is built.
 
     Example:
-
     >>> import keras_showattend, numpy as np
     >>> decoder = keras_showattend.layers.AttentionGRUDecoder(vocab_size=50, embed_dim=8, units=16)
     >>> tokens, features = np.ones((2, 7), "int32"), np.ones((2, 49, 32), "float32")
@@ -103,12 +102,8 @@ class AttentionGRUDecoder(keras.layers.Layer):
         self.recurrent_initializer = keras.initializers.get(recurrent_initializer)
 
         policy = self.dtype_policy
-        self.embedding = keras.layers.Embedding(
-            self.vocab_size, self.embed_dim, dtype=policy, name="embedding"
-        )
-        self.attention = BahdanauAttention(
-            attention_units or self.units, dtype=policy, name="attention"
-        )
+        self.embedding = keras.layers.Embedding(self.vocab_size, self.embed_dim, dtype=policy, name="embedding")
+        self.attention = BahdanauAttention(attention_units or self.units, dtype=policy, name="attention")
         self.gru = keras.layers.GRUCell(
             self.units,
             kernel_initializer=_clone(self.kernel_initializer),
@@ -191,9 +186,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
         self._check_built("step")
         token, state = ops.convert_to_tensor(token), ops.convert_to_tensor(state)
         if len(token.shape) != 1:
-            raise ValueError(
-                f"`token` must have the shape (B,). Received: token.shape={tuple(token.shape)}."
-            )
+            raise ValueError(f"`token` must have the shape (B,). Received: token.shape={tuple(token.shape)}.")
         self._check_state("state", state, token.shape[0])
         inputs = self._input_gates(self.embedding(token))
         state, weights = attention_gru_step(
@@ -274,9 +267,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
         width = self.attention.key_kernel.shape[0] if self.built else None
         if len(shape) != 3 or (width is not None and shape[-1] != width):
             wanted = "F" if width is None else f"F={width}"
-            raise ValueError(
-                f"`features` must have the shape (N, L, {wanted}). Received: features.shape={shape}."
-            )
+            raise ValueError(f"`features` must have the shape (N, L, {wanted}). Received: features.shape={shape}.")
         if features_mask is None:
             return
         mask_shape = tuple(features_mask.shape)
@@ -290,16 +281,13 @@ class AttentionGRUDecoder(keras.layers.Layer):
         shape = tuple(state.shape)
         if len(shape) != 2 or not _agree(shape[0], batch) or shape[1] != self.units:
             raise ValueError(
-                f"`{name}` must have the shape (B, {self.units}), B={batch}. "
-                f"Received: {name}.shape={shape}."
+                f"`{name}` must have the shape (B, {self.units}), B={batch}. Received: {name}.shape={shape}."
             )
 
     def _check_inputs(self, tokens, features, features_mask, initial_state):
         shape = tuple(tokens.shape)
         if len(shape) not in (2, 3):
-            raise ValueError(
-                f"`tokens` must have the shape (B, T) or (N, G, T). Received: tokens.shape={shape}."
-            )
+            raise ValueError(f"`tokens` must have the shape (B, T) or (N, G, T). Received: tokens.shape={shape}.")
         if not backend.is_int_dtype(tokens.dtype):
             raise ValueError(
                 f"`tokens` must be integers. Received: tokens.dtype={backend.standardize_dtype(tokens.dtype)}."
@@ -367,8 +355,4 @@ def _agree(a, b):
 
 def _clone(initializer):
     # An initializer draws the same values again for the same shape, and its clone draws others.
-    return (
-        initializer.clone()
-        if isinstance(initializer, keras.initializers.Initializer)
-        else initializer
-    )
+    return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer

@@ -45,7 +45,6 @@ class BahdanauAttention(keras.layers.Layer):
             before the layer is built.
 
     Example:
-
     >>> import keras_showattend, numpy as np
     >>> attention = keras_showattend.layers.BahdanauAttention(units=8)
     >>> query, value = np.ones((2, 5)), np.ones((2, 49, 16))
@@ -70,12 +69,8 @@ class BahdanauAttention(keras.layers.Layer):
         self.query_kernel = self._add_kernel("query_kernel", (query_shape[-1], self.units))
         self.key_kernel = self._add_kernel("key_kernel", (key_shape[-1], self.units))
         if self.use_bias:
-            self.query_bias = self.add_weight(
-                name="query_bias", shape=(self.units,), initializer="zeros"
-            )
-            self.key_bias = self.add_weight(
-                name="key_bias", shape=(self.units,), initializer="zeros"
-            )
+            self.query_bias = self.add_weight(name="query_bias", shape=(self.units,), initializer="zeros")
+            self.key_bias = self.add_weight(name="key_bias", shape=(self.units,), initializer="zeros")
         # One column, so that glorot's bounds are those of a layer with one output.
         self.score_kernel = self._add_kernel("score_kernel", (self.units, 1))
         self.weights_dropout.build((*query_shape[:-1], value_shape[1]))
@@ -143,13 +138,10 @@ class BahdanauAttention(keras.layers.Layer):
     def _check_inputs(self, query, value, key, value_mask, projected_key):
         if len(query.shape) not in (2, 3):
             raise ValueError(
-                "`query` must have the shape (B, Q) or (B, T, Q). "
-                f"Received: query.shape={tuple(query.shape)}."
+                f"`query` must have the shape (B, Q) or (B, T, Q). Received: query.shape={tuple(query.shape)}."
             )
         if len(value.shape) != 3:
-            raise ValueError(
-                f"`value` must have the shape (B, L, D). Received: value.shape={tuple(value.shape)}."
-            )
+            raise ValueError(f"`value` must have the shape (B, L, D). Received: value.shape={tuple(value.shape)}.")
         for name, x in (("key", key), ("projected_key", projected_key)):
             if x is not None and (len(x.shape) != 3 or not _fits(x.shape[:2], value.shape[:2])):
                 raise ValueError(
@@ -163,9 +155,7 @@ class BahdanauAttention(keras.layers.Layer):
                 "`query` and `value` must have the same batch size. Received: "
                 f"query.shape={tuple(query.shape)}, value.shape={tuple(value.shape)}."
             )
-        if value_mask is not None and (
-            len(value_mask.shape) != 2 or not _fits(value_mask.shape, value.shape[:2])
-        ):
+        if value_mask is not None and (len(value_mask.shape) != 2 or not _fits(value_mask.shape, value.shape[:2])):
             raise ValueError(
                 "`value_mask` must have the shape (B, L) of `value`. Received: "
                 f"value_mask.shape={tuple(value_mask.shape)}, value.shape={tuple(value.shape)}."
@@ -182,9 +172,7 @@ class BahdanauAttention(keras.layers.Layer):
         # A context stands where its query stood, so the mask of the queries goes on; that of `value` ends here.
         return previous_mask if len(query.shape) == 3 else None
 
-    def compute_output_shape(
-        self, query_shape, value_shape, key_shape=None, projected_key_shape=None
-    ):
+    def compute_output_shape(self, query_shape, value_shape, key_shape=None, projected_key_shape=None):
         return (*query_shape[:-1], value_shape[-1])
 
     def compute_output_spec(

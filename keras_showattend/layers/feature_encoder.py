@@ -31,7 +31,6 @@ class FeatureEncoder(keras.layers.Layer):
         ValueError: If `embed_dim` is not a positive int, `dropout` not in [0, 1), or `features` not of rank 3 or 4.
 
     Example:
-
     >>> import keras_showattend, numpy as np
     >>> encoder = keras_showattend.layers.FeatureEncoder(embed_dim=16)
     >>> tuple(encoder(np.ones((2, 7, 7, 1280))).shape)
@@ -68,8 +67,7 @@ class FeatureEncoder(keras.layers.Layer):
     def _check_rank(self, shape):
         if len(shape) not in (3, 4):
             raise ValueError(
-                "`features` must have the shape (B, L, D) or (B, H, W, D). "
-                f"Received: features.shape={tuple(shape)}."
+                f"`features` must have the shape (B, L, D) or (B, H, W, D). Received: features.shape={tuple(shape)}."
             )
 
     def compute_mask(self, features, previous_mask=None):
@@ -81,9 +79,7 @@ class FeatureEncoder(keras.layers.Layer):
         return (batch, None if None in locations else math.prod(locations), self.embed_dim)
 
     def compute_output_spec(self, features, training=None):
-        return keras.KerasTensor(
-            self.compute_output_shape(features.shape), dtype=self.compute_dtype
-        )
+        return keras.KerasTensor(self.compute_output_shape(features.shape), dtype=self.compute_dtype)
 
     def get_config(self):
         return {

@@ -18,11 +18,10 @@ def additive_attention(query, keys, score_kernel, mask=None):
         `(B, T, L)`, float32 at least; a row with nothing to attend to is zero.
 
     Example:
-
     >>> from keras import ops
     >>> from keras_showattend.ops import additive_attention
-    >>> additive_attention(ops.ones((2, 3, 4)), ops.ones((2, 7, 4)), ops.ones((4, 1))).shape[1:]
-    (3, 7)
+    >>> tuple(additive_attention(ops.ones((2, 3, 4)), ops.ones((2, 7, 4)), ops.ones((4, 1))).shape)
+    (2, 3, 7)
 
     Reference: Bahdanau, Cho, Bengio 2015, arXiv 1409.0473, equation 6 and appendix A.1.2.
     """

@@ -68,7 +68,10 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
     Args:
         inputs: `(T, B, 3U)`, the input half of the gates without the context.
         state: `(B, U)`, the state before the first step.
-        keys, features, mask, weights: As in `attention_gru_step`; all share the dtype of `inputs`.
+        keys: `(N, L, A)`, the projected features; like all that follows, in the dtype of `inputs`.
+        features: `(N, L, F)`.
+        mask: Optional bool `(N, L)`, True = attend.
+        weights: `AttentionGRUWeights`.
         return_attention: Whether the attention weights are wanted too.
 
     Returns:
@@ -107,12 +110,9 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
 
 def _gradient(d_states, d_attention, states, attention, inputs, state, keys, features, weights):
     """The gradients of `inputs`, `state`, `keys`, `features` and of every weight."""
-    query_kernel, query_bias, score_kernel, context_kernel, recurrent_kernel, recurrent_bias = (
-        weights
-    )
     dtype = inputs.dtype
     images, width = ops.shape(keys)[0], keys.shape[-1]
-    score = score_kernel[:, 0]
+    score = weights.score_kernel[:, 0]
     feature_width = features.shape[-1]
     units = state.shape[-1]
     length = ops.shape(inputs)[0]
@@ -126,9 +126,7 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
     context = ops.matmul(by_image, features)
     flat_context = ops.reshape(_by_time(context, length), (-1, feature_width))
     flat_inputs = ops.reshape(inputs, (-1, 3 * units))
-    update, reset, candidate = _gates(
-        flat_inputs + ops.matmul(flat_context, context_kernel), recurrent
-    )
+    update, reset, candidate = _gates(flat_inputs + ops.matmul(flat_context, weights.context_kernel), recurrent)
     recurrent_candidate = recurrent[:, 2 * units :]
     # Everything that the chain rule multiplies the state's gradient with, before the loop.
     candidate_factor = (1 - update) * (1 - candidate * candidate)
@@ -138,8 +136,8 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
     def in_time(x):
         return ops.reshape(x, (*ops.shape(states)[:2], x.shape[-1]))
 
-    projection = ops.transpose(ops.concatenate([query_kernel, recurrent_kernel], axis=-1))
-    context_projection = ops.transpose(context_kernel)
+    projection = ops.transpose(ops.concatenate([weights.query_kernel, weights.recurrent_kernel], axis=-1))
+    context_projection = ops.transpose(weights.context_kernel)
     features_transposed = ops.transpose(features, (0, 2, 1))
 
     def step(carry, x):
@@ -196,7 +194,7 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
     if d_attention is not None:
         steps.append(d_attention)
     zero_keys = ops.zeros_like(at_least_float32(keys))
-    zero_score = ops.zeros_like(at_least_float32(score_kernel[:, 0]))[None]
+    zero_score = ops.zeros_like(at_least_float32(score))[None]
     (d_state, d_keys, d_score), (d_gates, d_projected) = scan(
         step,
         (ops.zeros_like(state), zero_keys, zero_score),
@@ -209,12 +207,10 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
     d_kernel = ops.matmul(ops.transpose(flat_previous), flat_projected)
     d_bias = ops.sum(flat_projected, axis=0)
     d_context_kernel = ops.matmul(ops.transpose(flat_context), flat_gates)
-    d_context = ops.reshape(
-        ops.matmul(flat_gates, context_projection), (*ops.shape(d_gates)[:2], feature_width)
-    )
+    d_context = ops.reshape(ops.matmul(flat_gates, context_projection), (*ops.shape(d_gates)[:2], feature_width))
     # (N, L, T x G) @ (N, T x G, F)
     d_features = ops.matmul(ops.transpose(by_image, (0, 2, 1)), _by_image(d_context, images))
-    d_keys = ops.cast(d_keys * score, dtype)
+    d_keys = ops.cast(d_keys * at_least_float32(score), dtype)
     return (
         d_gates,
         d_state,
@@ -240,24 +236,23 @@ def _project_state(state, weights):
 
 def _grouped(x, images):
     """`(N x G, W)` to `(N, G, W)`."""
-    return ops.reshape(x, (images, -1, x.shape[-1]))
+    return ops.reshape(x, (images, -1, ops.shape(x)[-1]))
 
 
 def _gates(gates, recurrent):
     """Update and reset gate and the candidate, `(B, U)` each, in Keras's order."""
     units = gates.shape[-1] // 3
-    update, reset = ops.split(
-        ops.sigmoid(gates[:, : 2 * units] + recurrent[:, : 2 * units]), 2, axis=-1
-    )
+    update, reset = ops.split(ops.sigmoid(gates[:, : 2 * units] + recurrent[:, : 2 * units]), 2, axis=-1)
     candidate = ops.tanh(gates[:, 2 * units :] + reset * recurrent[:, 2 * units :])
     return update, reset, candidate
 
 
 def _by_image(x, images):
     """`(T, N x G, W)` to `(N, T x G, W)`: all that belongs to one image together."""
-    x = ops.reshape(x, (ops.shape(x)[0], images, -1, x.shape[-1]))
+    length, _, width = ops.shape(x)
+    x = ops.reshape(x, (length, images, -1, width))
     x = ops.transpose(x, (1, 0, 2, 3))
-    return ops.reshape(x, (images, -1, x.shape[-1]))
+    return ops.reshape(x, (images, -1, width))
 
 
 def _by_time(x, length):

@@ -20,7 +20,6 @@ def masked_softmax(scores, mask=None):
         err by 5e-3, so the caller casts back where it wants to.
 
     Example:
-
     >>> from keras_showattend.ops import masked_softmax
     >>> weights = masked_softmax([[0.0, 0.0, 5.0]], mask=[[True, True, False]])
     >>> [round(float(w), 2) for w in weights[0]]
@@ -51,7 +50,6 @@ def masked_mean(values, weights):
         A scalar, float32 at least.
 
     Example:
-
     >>> from keras_showattend.ops import masked_mean
     >>> float(masked_mean([1.0, 3.0, 100.0], [True, True, False]))
     2.0

@@ -43,20 +43,14 @@ def _scan_tensorflow(step, carry, xs):
     length = tf.shape(xs[0])[0]
     # The first step stands outside the loop: it tells how many outputs there are, and their shapes.
     carry, first = step(carry, tuple(x[0] for x in xs))
-    arrays = tuple(
-        tf.TensorArray(y.dtype, length, element_shape=y.shape).write(0, y) for y in first
-    )
+    arrays = tuple(tf.TensorArray(y.dtype, length, element_shape=y.shape).write(0, y) for y in first)
 
     def body(t, carry, arrays):
         after, ys = step(carry, tuple(x[t] for x in xs))
-        carry = tuple(
-            tf.ensure_shape(new, old.shape) for new, old in zip(after, carry, strict=True)
-        )
+        carry = tuple(tf.ensure_shape(new, old.shape) for new, old in zip(after, carry, strict=True))
         return t + 1, carry, tuple(a.write(t, y) for a, y in zip(arrays, ys, strict=True))
 
-    _, carry, arrays = tf.while_loop(
-        lambda t, *_: t < length, body, (1, carry, arrays), maximum_iterations=length
-    )
+    _, carry, arrays = tf.while_loop(lambda t, *_: t < length, body, (1, carry, arrays), maximum_iterations=length)
     return carry, tuple(a.stack() for a in arrays)
 
 

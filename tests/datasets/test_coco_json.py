@@ -179,9 +179,7 @@ def test_bytes_that_are_no_text(tmp_path, folder):
 )
 def test_json_that_is_not_coco_captions(read, content, changes, message):
     content = {**content, **changes} if isinstance(changes, dict) else changes
-    with pytest.raises(
-        ValueError, match=rf"must be a COCO captions file.*captions\.json.*{message}"
-    ):
+    with pytest.raises(ValueError, match=rf"must be a COCO captions file.*captions\.json.*{message}"):
         read(content)
 
 
@@ -200,9 +198,7 @@ def test_an_annotation_of_an_unknown_image(read, content):
 
 def test_an_image_id_twice(read, content):
     content["images"][2]["id"] = 9
-    with pytest.raises(
-        ValueError, match=r"unique. Received: id=9 for both 'dog.jpg' and 'cat.jpg'"
-    ):
+    with pytest.raises(ValueError, match=r"unique. Received: id=9 for both 'dog.jpg' and 'cat.jpg'"):
         read(content)
 
 
@@ -226,9 +222,7 @@ def test_max_captions_refuses(read, content, max_captions):
 
 
 def test_seed_refuses(read, content):
-    with pytest.raises(
-        ValueError, match=r"`seed` must be a non-negative integer. Received: seed=-1"
-    ):
+    with pytest.raises(ValueError, match=r"`seed` must be a non-negative integer. Received: seed=-1"):
         read(content, max_captions=2, seed=-1)
 
 

@@ -148,9 +148,7 @@ def test_coverage_worked_by_hand():
     # k / 16, and one is in the triangle if k_y / 16 >= 2 |k_x - 8| / 16. In the upper left pixel
     # the columns k_x = 1, 3, 5, 7 need k_y >= 14, 10, 6, 2; of the rows k_y = 1, 3, 5, 7 that
     # leaves 0, 0, 1 and 3 samples of 16. In the lower left, k_y = 9 to 15: 1, 3, 4 and 4.
-    np.testing.assert_array_equal(
-        drawing.coverage("triangle", 2), [[4 / 16, 4 / 16], [12 / 16, 12 / 16]]
-    )
+    np.testing.assert_array_equal(drawing.coverage("triangle", 2), [[4 / 16, 4 / 16], [12 / 16, 12 / 16]])
     # A disc covers pi / 4 of its square.
     assert drawing.coverage("circle", 50).mean() == pytest.approx(np.pi / 4, abs=2e-3)
     # A pentagram of radius 1: ten triangles between its tip, its notch (at cos 72 / cos 36) and

@@ -15,9 +15,7 @@ SPLITS = {"train": 3, "validation": 2, "test": 1}
 
 def run(code):
     """Runs a program of its own, since this one may have imported everything already."""
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300)
 
 
 def test_works_where_only_keras_numpy_and_pillow_are():

@@ -72,9 +72,7 @@ def data_sets(draw):
     shuffle=st.booleans(),
     seed=st.integers(0, 9),
 )
-def test_an_epoch_holds_every_caption_once_beside_its_image(
-    captions, batch_size, group, lengths, shuffle, seed
-):
+def test_an_epoch_holds_every_caption_once_beside_its_image(captions, batch_size, group, lengths, shuffle, seed):
     if group is not None:
         group = min(group, min(map(len, captions.values())))
     options = (captions, batch_size, group, lengths, shuffle, seed)
@@ -196,9 +194,7 @@ def store(tmp_path):
         {"image_id": i, "image": image, "captions": ["4 5", " ".join(["6"] * (i + 1))]}
         for i, image in enumerate(images)
     ]
-    return lambda dtype: FeatureStore.build(
-        tmp_path / dtype, examples, FeatureExtractor(model), dtype=dtype, verbose=0
-    )
+    return lambda dtype: FeatureStore.build(tmp_path / dtype, examples, FeatureExtractor(model), dtype=dtype, verbose=0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

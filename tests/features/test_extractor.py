@@ -60,9 +60,7 @@ class TestModel:
         loaded = extractor.load_image(image)
         assert loaded.shape == (32, 32, 3)
         assert loaded.dtype == np.float32
-        np.testing.assert_array_equal(
-            to_numpy(extractor(loaded[None])), to_numpy(extractor(image[None]))
-        )
+        np.testing.assert_array_equal(to_numpy(extractor(loaded[None])), to_numpy(extractor(image[None])))
 
     def test_inference_mode_and_frozen_whatever_the_parent_says(self):
         class Parent(keras.Model):
@@ -144,47 +142,52 @@ class TestPatches:
         assert extractor.image_size == (128, 128)
         assert extractor.grid == (8, 8)
         features = to_numpy(extractor(photographs()))
-        assert features.shape == (2, 64, 432)
-        assert np.abs(features).max() <= 1
+        assert features.shape == (2, 64, patches.WIDTH) == (2, 64, 184)
         assert extractor.weights == []
 
-    def test_equals_a_loop_over_padded_pixels(self):
+    def test_equals_a_loop_over_blocks_and_pixels(self):
         images = photographs(2, 48, 32).astype("float32")
         extractor = FeatureExtractor("patches", image_size=(48, 32))
         assert extractor.grid == (3, 2)
-        side, border = patches.WINDOW, (patches.WINDOW - patches.CELL) // 2
-        pooled = images.reshape(2, 12, 4, 8, 4, 3).mean((2, 4)) / 127.5 - 1
-        pad = border // patches.POOL
-        padded = np.pad(pooled, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
+        pixels = images.astype("float64") / 127.5 - 1
+        blocks = np.zeros((2, 6, 4, 11))
+        for row, column in np.ndindex(6, 4):
+            for y, x in np.ndindex(8, 8):
+                y, x = 8 * row + y, 8 * column + x
+                blocks[:, row, column, :3] += pixels[:, y, x] / 64
+                down = pixels[:, min(y + 1, 47), x] - pixels[:, max(y - 1, 0), x]
+                across = pixels[:, y, min(x + 1, 31)] - pixels[:, y, max(x - 1, 0)]
+                # One complex number for the three colours, its angle twice the edge's.
+                gradient = np.sum((across + 1j * down) ** 2, axis=-1)
+                for b in range(8):
+                    along = np.real(gradient * np.exp(-2j * np.pi * b / 8))
+                    blocks[:, row, column, 3 + b] += np.maximum(along, 0) / np.sqrt(np.abs(gradient) + 1e-12) / 64
+        blocks[..., 3:] = np.sqrt(blocks[..., 3:] + 1e-6)
         expected = np.zeros((2, 6, patches.WIDTH))
-        for row in range(3):
-            for column in range(2):
-                top, left = (
-                    row * patches.CELL // patches.POOL,
-                    column * patches.CELL // patches.POOL,
-                )
-                window = padded[:, top : top + side // 4, left : left + side // 4]
-                expected[:, row * 2 + column] = window.reshape(2, -1)
-        np.testing.assert_allclose(to_numpy(extractor(images)), expected, atol=1e-5)
+        for row, column in np.ndindex(3, 2):
+            rows = np.clip(np.arange(2 * row - 1, 2 * row + 3), 0, 5)
+            columns = np.clip(np.arange(2 * column - 1, 2 * column + 3), 0, 3)
+            window = blocks[:, rows][:, :, columns].reshape(2, -1)
+            y, x = ((row + 0.5) / 3 - 0.5) * np.pi, ((column + 0.5) / 2 - 0.5) * np.pi
+            place = [f(k * angle) for angle in (y, x) for k in (1, 2) for f in (np.sin, np.cos)]
+            expected[:, row * 2 + column] = np.concatenate([window, np.tile(place, (2, 1))], axis=-1)
+        np.testing.assert_allclose(to_numpy(extractor(images)), expected, atol=1e-4)
 
     def test_a_location_sees_its_surroundings_only(self):
-        # By hand: the cell of row 0, column 1 spans pixels 16..31 and its window 0..47, so a dot
-        # at (8, 40) shows in columns 1, 2 and 3 of row 0, and in row 1.
+        # By hand: the cell of row 0, column 1 spans pixels 16..31 and its window 8..39, so a dot at (4, 36), in the
+        # block of pixels 32..39, shows in columns 1, 2 and no other, and in row 0 alone.
         image = np.zeros((1, 128, 128, 3), "uint8")
-        image[0, 8, 40] = 255
-        features = to_numpy(FeatureExtractor("patches")(image))[0]
-        seen = (features > -1).any(axis=1).reshape(8, 8)
-        assert set(zip(*np.nonzero(seen), strict=True)) == {
-            (row, column) for row in (0, 1) for column in (1, 2, 3)
-        }
+        extractor = FeatureExtractor("patches")
+        black = to_numpy(extractor(image))[0]
+        image[0, 4, 36] = 255
+        seen = (to_numpy(extractor(image))[0] != black).any(axis=1).reshape(8, 8)
+        assert set(zip(*np.nonzero(seen), strict=True)) == {(0, 1), (0, 2)}
 
     def test_compiled(self):
         model = keras.Sequential([keras.Input((40, 56, 3)), FeatureExtractor("patches")])
         model.compile(jit_compile=keras.backend.backend() != "torch")
         images = photographs()
-        np.testing.assert_allclose(
-            model.predict(images, verbose=0), to_numpy(model.layers[0](images)), atol=1e-5
-        )
+        np.testing.assert_allclose(model.predict(images, verbose=0), to_numpy(model.layers[0](images)), atol=1e-5)
 
     def test_errors(self):
         with pytest.raises(ValueError, match=r"`image_size` must be a multiple of 16"):
@@ -202,12 +205,8 @@ class TestNamed:
         assert find_backbone("vgg16") == ("VGG16", 224)
         assert find_backbone("mobilenet_v3_small") == ("MobileNetV3Small", 224)
 
-    def test_mobilenet_with_its_preprocessing_saves_without_its_weights_file(
-        self, tmp_path, monkeypatch
-    ):
-        source = keras.applications.MobileNetV2(
-            include_top=False, weights=None, input_shape=(32, 32, 3)
-        )
+    def test_mobilenet_with_its_preprocessing_saves_without_its_weights_file(self, tmp_path, monkeypatch):
+        source = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
         path = tmp_path / "source.weights.h5"
         source.save_weights(path)
         extractor = FeatureExtractor("mobilenet_v2", weights=path, image_size=32)
@@ -276,9 +275,7 @@ def test_resize_is_the_operation_of_keras(before):
     for size in ((32, 32), (24, 40)):
         resized = to_numpy(resize(images, size))
         assert resized.dtype == np.float32
-        expected = ops.image.resize(
-            images.astype("float32"), size, interpolation="bilinear", antialias=True
-        )
+        expected = ops.image.resize(images.astype("float32"), size, interpolation="bilinear", antialias=True)
         np.testing.assert_allclose(resized, to_numpy(expected), atol=2e-3)
 
 

@@ -35,9 +35,7 @@ def test_jpeg_is_close():
 def test_grey_arrays_and_files_fill_three_channels(shape):
     grey = GRADIENT[..., 0]
     np.testing.assert_array_equal(read_image(grey.reshape(shape)), np.stack([grey] * 3, -1))
-    np.testing.assert_array_equal(
-        read_image(encoded(Image.fromarray(grey))), np.stack([grey] * 3, -1)
-    )
+    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(grey))), np.stack([grey] * 3, -1))
 
 
 def test_transparency_is_laid_on_white():

@@ -22,10 +22,7 @@ def make_extractor(width=3, seed=0):
 
 
 def make_examples(n=11):
-    return [
-        {"image_id": i * 10, "image": IMAGES[i], "captions": [f"caption {i}", f"other {i}"]}
-        for i in range(n)
-    ]
+    return [{"image_id": i * 10, "image": IMAGES[i], "captions": [f"caption {i}", f"other {i}"]} for i in range(n)]
 
 
 def build(path, examples=None, extractor=None, **options):
@@ -284,9 +281,7 @@ def test_a_flipped_byte_is_found_and_named(tmp_path, name):
     path = tmp_path / "store" / name
     content = path.read_bytes()
     for position in (0, len(content) // 2, len(content) - 1):
-        path.write_bytes(
-            content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
-        )
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
         with pytest.raises(ValueError, match=name):
             store.verify()
     path.write_bytes(content)

@@ -144,9 +144,7 @@ def coverage(shape, side):
     # The centres of the samples, the box being the unit square.
     position = (np.arange(samples) + 0.5) / samples
     inside = _INSIDE[shape](position[:, None], position[None, :])
-    grid = np.broadcast_to(inside, (samples, samples)).reshape(
-        side, SUPERSAMPLING, side, SUPERSAMPLING
-    )
+    grid = np.broadcast_to(inside, (samples, samples)).reshape(side, SUPERSAMPLING, side, SUPERSAMPLING)
     share = grid.mean(axis=(1, 3))
     share.flags.writeable = False
     return share

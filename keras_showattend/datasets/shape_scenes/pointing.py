@@ -151,8 +151,7 @@ def _check_arguments(captions, attention, examples, grid):
     attention = np.asarray(attention)
     if attention.ndim != 3:
         raise ValueError(
-            "`attention` must be of shape (captions, words, locations). "
-            f"Received: attention.shape={attention.shape}."
+            f"`attention` must be of shape (captions, words, locations). Received: attention.shape={attention.shape}."
         )
     # Half precision would tie or lose small weights when they are summed.
     attention = attention.astype(np.float64)
@@ -182,10 +181,7 @@ def _locations_inside(box, image_size, grid):
     """Whether the centre of each location lies in the box; bool, `(L,)`."""
     y_min, x_min, y_max, x_max = box
     # Centres in pixels, where pixel i spans i to i + 1.
-    y, x = (
-        (np.arange(count) + 0.5) * length / count
-        for count, length in zip(grid, image_size, strict=True)
-    )
+    y, x = ((np.arange(count) + 0.5) * length / count for count, length in zip(grid, image_size, strict=True))
     return np.logical_and.outer((y_min <= y) & (y < y_max), (x_min <= x) & (x < x_max)).ravel()
 
 

@@ -1,0 +1,219 @@
+"""Train a captioner and leave a folder with the model, its figures and pictures of what it looked at.
+
+On scenes of coloured shapes that the package draws itself, without any download:
+
+    python examples/train_captioner.py --output runs/shapes
+
+On your own photographs, with a JSON file of captions in the COCO format:
+
+    python examples/train_captioner.py --output runs/mine --dataset coco-json \
+        --annotations captions.json --images photographs/
+
+The folder then holds captioner.keras (the best epoch), history.png, captions.png, metrics.json and features/, the
+cached features, which the next run reuses.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_showattend
+from keras_showattend.datasets import check_disjoint, coco_json, shape_scenes, split_by_image
+from keras_showattend.features import FeatureExtractor, FeatureStore
+from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
+from keras_showattend.metrics import MaskedAccuracy, Perplexity
+
+# What suits each data set: the scenes are small, photographs need a backbone and a larger model.
+DEFAULTS = {
+    "shapes": {"backbone": "patches", "epochs": 6, "batch_size": 8, "units": 256, "attention_units": 64,
+               "learning_rate": 2e-3, "dropout": 0.0},
+    "coco-json": {"backbone": "inception_v3", "epochs": 20, "batch_size": 16, "units": 512, "attention_units": 256,
+                  "learning_rate": 1e-3, "dropout": 0.3},
+}  # fmt: skip
+SAMPLES = 6
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder for everything that the run leaves")
+    parser.add_argument("--dataset", choices=DEFAULTS, default="shapes")
+    data = parser.add_argument_group("photographs (--dataset coco-json)")
+    data.add_argument("--annotations", type=Path, help="JSON in the COCO captions format")
+    data.add_argument("--images", type=Path, help="the folder of its images")
+    data.add_argument("--validation-annotations", type=Path, help="default: a fifth of the images is set aside")
+    data.add_argument("--validation-images", type=Path, help="default: --images")
+    data.add_argument("--max-captions", type=int, help="a random subset of the captions; the notebook took 30000")
+    data.add_argument("--max-vocabulary", type=int, default=5000)
+    scenes = parser.add_argument_group("drawn scenes (--dataset shapes)")
+    scenes.add_argument("--train-scenes", type=int, help="4000 by default")
+    scenes.add_argument("--validation-scenes", type=int, help="500 by default")
+    model = parser.add_argument_group("model; defaults depend on the data set")
+    model.add_argument("--backbone", help="a keras.applications model, such as mobilenet_v2, or patches")
+    model.add_argument("--weights", default="imagenet", help="imagenet (a download), or a .weights.h5 file")
+    model.add_argument("--embed-dim", type=int, default=256)
+    model.add_argument("--units", type=int)
+    model.add_argument("--attention-units", type=int)
+    model.add_argument("--dropout", type=float)
+    model.add_argument("--attention-penalty", type=float, default=0.0, help="weight of the doubly stochastic penalty")
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=int)
+    training.add_argument("--batch-size", type=int, help="images in a batch, each with all its captions")
+    training.add_argument("--learning-rate", type=float)
+    training.add_argument("--patience", type=int, default=3, help="epochs without a better validation loss")
+    training.add_argument("--mixed-precision", choices=["mixed_bfloat16", "mixed_float16"])
+    training.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    for name, value in DEFAULTS[options.dataset].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if options.dataset == "coco-json" and not (options.annotations and options.images):
+        parser.error("--dataset coco-json needs --annotations and --images")
+    return options
+
+
+def prepare_output(folder):
+    """Make the folder, and find out before the work whether it can be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".writable"
+    probe.touch()
+    probe.unlink()
+
+
+def load_examples(options):
+    """Examples to train and to validate on, no image on both sides."""
+    if options.dataset == "shapes":
+        train = list(shape_scenes.load_scenes("train", options.train_scenes, seed=options.seed))
+        validation = list(shape_scenes.load_scenes("validation", options.validation_scenes, seed=options.seed))
+    elif options.validation_annotations:
+        train = coco_json(options.annotations, options.images, max_captions=options.max_captions)
+        validation = coco_json(options.validation_annotations, options.validation_images or options.images)
+    else:
+        examples = coco_json(options.annotations, options.images, max_captions=options.max_captions)
+        split = split_by_image([example["image_id"] for example in examples], seed=options.seed)
+        train, validation = ([examples[i] for i in split[name]] for name in ("train", "validation"))
+    check_disjoint(train, validation)
+    return train, validation
+
+
+def build_captioner(options, extractor, tokenizer, longest):
+    return keras_showattend.Captioner(
+        FeatureEncoder(options.embed_dim, dropout=options.dropout),
+        AttentionGRUDecoder(
+            tokenizer.vocabulary_size,
+            options.embed_dim,
+            options.units,
+            attention_units=options.attention_units,
+            dropout=options.dropout,
+        ),
+        tokenizer=tokenizer,
+        feature_extractor=extractor,
+        max_length=longest,
+        attention_penalty=options.attention_penalty,
+    )
+
+
+def train(captioner, train_batches, validation_batches, options):
+    """Fit with a warm-up and a cosine decay; the best epoch is on disk as soon as it is over."""
+    steps = options.epochs * len(train_batches)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, alpha=0.02, warmup_target=options.learning_rate, warmup_steps=steps // 20
+    )
+    captioner.compile(
+        optimizer=keras.optimizers.Adam(schedule, clipnorm=5.0),
+        weighted_metrics=[MaskedAccuracy(name="accuracy"), Perplexity()],
+    )
+    path = str(options.output / "captioner.keras")
+    return captioner.fit(
+        train_batches,
+        validation_data=validation_batches,
+        epochs=options.epochs,
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(path, monitor="val_loss", save_best_only=True),
+            keras.callbacks.EarlyStopping("val_loss", patience=options.patience, restore_best_weights=True),
+        ],
+        # The batches are shuffled already.
+        shuffle=False,
+    )
+
+
+def write_pictures(captioner, history, store, examples, options):
+    keras_showattend.visualization.plot_history(history.history).savefig(options.output / "history.png")
+    samples = [examples[i] for i in np.linspace(0, len(examples) - 1, min(SAMPLES, len(examples)), dtype=int)]
+    generation = captioner.generate(store.features([sample["image_id"] for sample in samples]))
+    figure = keras_showattend.visualization.plot_captions(
+        [sample["image"] for sample in samples],
+        generation.texts,
+        generation.attention,
+        references=[sample["captions"] for sample in samples],
+        grid=captioner.grid,
+    )
+    figure.savefig(options.output / "captions.png")
+
+
+def measure(captioner, batches, store, examples, options):
+    """Figures of the kept model on the validation images."""
+    metrics = {f"val_{name}": value for name, value in captioner.evaluate(batches, return_dict=True, verbose=0).items()}
+    if options.dataset == "shapes":
+        generation = captioner.generate(store.features(store.image_ids), batch_size=100)
+        report = shape_scenes.pointing_report(generation.texts, generation.attention, examples, captioner.grid)
+        metrics |= dataclasses.asdict(report)
+    return metrics
+
+
+def main(arguments=None):
+    options = parse_arguments(arguments)
+    prepare_output(options.output)
+    keras.utils.set_random_seed(options.seed)
+    if options.mixed_precision:
+        keras.config.set_dtype_policy(options.mixed_precision)
+    start = time.time()
+
+    train_examples, validation_examples = load_examples(options)
+    print(f"{len(train_examples)} images to train on, {len(validation_examples)} to validate on, none on both sides.")
+
+    extractor = FeatureExtractor(options.backbone, weights=options.weights)
+    features = options.output / "features"
+    print(f"Features of {options.backbone}, kept in {features}:")
+    train_store = FeatureStore.build(features / "train", train_examples, extractor)
+    validation_store = FeatureStore.build(features / "validation", validation_examples, extractor)
+
+    captions = [caption for example in train_examples for caption in example["captions"]]
+    tokenizer = keras_showattend.CaptionTokenizer.fit(captions, max_vocabulary=options.max_vocabulary)
+    longest = tokenizer.encode(captions).shape[1] - 1
+    train_batches = train_store.batches(tokenizer, options.batch_size, seed=options.seed)
+    validation_batches = validation_store.batches(tokenizer, 4 * options.batch_size, shuffle=False)
+
+    captioner = build_captioner(options, extractor, tokenizer, longest)
+    history = train(captioner, train_batches, validation_batches, options)
+
+    metrics = {
+        "images": len(train_examples),
+        "captions": len(captions),
+        "vocabulary": tokenizer.vocabulary_size,
+        "epochs": len(history.history["loss"]),
+        **measure(captioner, validation_batches, validation_store, validation_examples, options),
+        "seconds": round(time.time() - start, 1),
+        "backend": keras.backend.backend(),
+        "processors": os.cpu_count(),
+    }
+    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_pictures(captioner, history, validation_store, validation_examples, options)
+
+    if options.dataset == "shapes":
+        print(
+            f"{metrics['named_correctly']:.1%} of the {metrics['phrases']} objects named are in the picture; for "
+            f"{metrics['pointed_inside']:.1%} of those the attention peaks inside the object's box, where chance would "
+            f"give {metrics['chance']:.1%}."
+        )
+    print(f"Validation perplexity {metrics['val_perplexity']:.2f} after {metrics['seconds']:.0f} seconds.")
+    print(f"See {options.output}: captioner.keras, history.png, captions.png, metrics.json.")
+
+
+if __name__ == "__main__":
+    main()
