@@ -6,13 +6,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_showattend.decoding import greedy_search
-from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, token_weights
+from keras_showattend.decoding import compile_decoding, greedy_search
+from keras_showattend.input_checks import as_array, check_targets, check_tokens, check_x
+from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, doubly_stochastic_penalty, token_weights
 from keras_showattend.metrics import TokenWeightedMean
-from keras_showattend.ops import at_least_float32, at_least_float32_dtype, masked_mean
+from keras_showattend.ops import at_least_float32_dtype
 from keras_showattend.validation import check_not_negative, check_positive_integer
-
-PADDING, START, END = 0, 2, 3
 
 
 class Generation(NamedTuple):
@@ -105,6 +104,7 @@ class Captioner(keras.Model):
         self.attention_penalty = check_not_negative("attention_penalty", attention_penalty)
         self.attention_target = attention_target
         self._generate_functions = {}
+        self._traced_ranks = {}
 
     def build(self, input_shape):
         x_shape, tokens_shape = (tuple(shape) for shape in input_shape)
@@ -129,7 +129,8 @@ class Captioner(keras.Model):
         if not self.attention_penalty:
             return self.decoder(tokens, encoded, training=training)
         logits, weights = self.decoder(tokens, encoded, return_attention_scores=True, training=training)
-        self.add_loss(self.attention_penalty * self._doubly_stochastic_penalty(tokens, weights))
+        penalty = doubly_stochastic_penalty(tokens, weights, self.attention_target)
+        self.add_loss(self.attention_penalty * penalty)
         return logits
 
     def _takes_images(self, shape):
@@ -139,20 +140,6 @@ class Captioner(keras.Model):
         if self._takes_images(x.shape):
             x = self.feature_extractor(x)
         return self.encoder(x, training=training)
-
-    def _doubly_stochastic_penalty(self, tokens, weights):
-        """Xu et al. 2015, equation 14: the mean over captions of sum_l (target - sum_t a_tl)^2."""
-        # Steps that read padding, or the end, predict nothing; a caption of padding alone counts nothing.
-        steps = ops.cast(ops.logical_and(tokens != PADDING, tokens != END), "float32")
-        steps = ops.cast(steps, at_least_float32(weights).dtype)
-        seen = ops.sum(at_least_float32(weights) * steps[..., None], axis=-2)
-        length = ops.sum(steps, axis=-1, keepdims=True)
-        if self.attention_target == "T/L":
-            target = length / ops.cast(ops.shape(weights)[-1], length.dtype)
-        else:
-            target = self.attention_target
-        per_caption = ops.sum(ops.square(target - seen), axis=-1)
-        return masked_mean(per_caption, length[..., 0] > 0)
 
     # Training: the pair of inputs and targets is made from the raw batch, and Keras's own steps do the rest.
 
@@ -182,25 +169,24 @@ class Captioner(keras.Model):
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`: x is features or images, y the token ids, or x a data set of such pairs."""
-        self._check_training_arrays(x, y, kwargs.get("sample_weight"))
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, list | tuple):
-            self._check_training_arrays(*validation[:3])
+        x, y, kwargs = self._checked_arrays("train_function", x, y, **kwargs)
+        if isinstance(kwargs.get("validation_data"), list | tuple):
+            kwargs["validation_data"] = self._checked_batch("test_function", *kwargs["validation_data"])
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`, with the x and y of `fit`."""
-        self._check_training_arrays(x, y, kwargs.get("sample_weight"))
+        x, y, kwargs = self._checked_arrays("test_function", x, y, **kwargs)
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.train_on_batch`, with the x and y of `fit`."""
-        self._check_training_arrays(x, y, sample_weight)
+        x, y, sample_weight = self._checked_batch("train_function", x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.test_on_batch`, with the x and y of `fit`."""
-        self._check_training_arrays(x, y, sample_weight)
+        x, y, sample_weight = self._checked_batch("test_function", x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     def train_step(self, *args):
@@ -223,73 +209,55 @@ class Captioner(keras.Model):
         if data_batch is None:
             _, _, batches = next(iter(iterator))
             data_batch = batches[0] if isinstance(batches, list | tuple) else next(batches)
-        return super()._symbolic_build(data_batch=self._teacher_forcing(data_batch))
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data_batch)
+        # For several devices TensorFlow gives the mean of their batches, in which ids are no integers any more.
+        y = y if y is None else ops.cast(y, "int32")
+        return super()._symbolic_build(data_batch=self._teacher_forcing((x, y, sample_weight)))
 
     def _teacher_forcing(self, data):
         """(x, y) to ((x, y without its last token), y without its first)."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_training_shapes(x, y, sample_weight)
+        self._check_x(x)
+        check_targets(y, sample_weight)
         inputs, targets = y[..., :-1], y[..., 1:]
         return (x, inputs), targets, sample_weight
 
-    def _check_training_shapes(self, x, y, sample_weight):
+    def _checked_arrays(self, step, x, y, **kwargs):
+        x, y, sample_weight = self._checked_batch(step, x, y, kwargs.get("sample_weight"))
+        return x, y, kwargs if sample_weight is None else {**kwargs, "sample_weight": sample_weight}
+
+    def _checked_batch(self, step, x, y=None, sample_weight=None):
+        """The arguments, lists made arrays; data sets pass, as their batches are checked by their shapes."""
         if y is None:
-            raise ValueError("Training and evaluation need `y`, the token ids with start and end. Received: y=None.")
+            return x, y, sample_weight
+        x, y = as_array("x", x), as_array("y", y)
+        sample_weight = None if sample_weight is None else as_array("sample_weight", sample_weight)
         self._check_x(x)
-        if len(y.shape) not in (2, 3):
-            raise ValueError(
-                f"`y` must be token ids of the shape (N, T) or (N, G, T). Received: y.shape={tuple(y.shape)}."
-            )
-        if y.shape[-1] is not None and y.shape[-1] < 2:
-            raise ValueError(
-                "`y` must have at least two tokens a caption, the start and what follows. "
-                f"Received: y.shape={tuple(y.shape)}."
-            )
-        if sample_weight is not None and not 1 <= len(sample_weight.shape) < len(y.shape):
-            raise ValueError(
-                "`sample_weight` must be one number a caption, (N,) or (N, G). Received: "
-                f"sample_weight.shape={tuple(sample_weight.shape)}, y.shape={tuple(y.shape)}."
-            )
+        check_targets(y, sample_weight)
+        check_tokens(x, y, self.decoder.vocab_size)
+        self._forget_other_ranks(step, x, y)
+        return x, y, sample_weight
+
+    def _forget_other_ranks(self, step, *arrays):
+        # TensorFlow would trace a step that has seen one rank, and now sees another, for an unknown rank.
+        ranks = tuple(len(array.shape) for array in arrays)
+        if self._traced_ranks.setdefault(step, ranks) != ranks:
+            self._traced_ranks[step] = ranks
+            setattr(self, step, None)
 
     def _check_x(self, x):
-        shape = tuple(x.shape)
-        if len(shape) not in (3, 4):
-            raise ValueError(
-                "`x` must be features (N, L, D) or (N, H, W, D), or images (N, H, W, 3) where there is a feature "
-                f"extractor. Received: x.shape={shape}."
-            )
-        if self._takes_images(shape):
-            if shape[-1] != 3:
-                raise ValueError(f"Images must have three channels, (N, H, W, 3). Received: x.shape={shape}.")
-        elif self.built and self._feature_width() not in (None, shape[-1]):
-            raise ValueError(
-                f"Features must have the width {self._feature_width()} that the captioner was built with. "
-                f"Received: x.shape={shape}."
-            )
+        check_x(x, self.feature_extractor is not None, self._feature_width())
 
     def _feature_width(self):
         projection = getattr(self.encoder, "projection", None)
-        return None if projection is None else projection.kernel.shape[0]
+        return projection.kernel.shape[0] if self.built and projection is not None else None
 
-    def _check_training_arrays(self, x, y, sample_weight=None):
-        """What only values tell, for arrays; data sets are checked by their shapes, batch by batch."""
-        if y is None or not hasattr(x, "shape"):
-            return
-        y = np.asarray(y) if isinstance(y, list | tuple) else y
-        self._check_training_shapes(x, y, _as_array(sample_weight))
-        tokens = ops.convert_to_numpy(y)
-        if x.shape[0] == 0 or tokens.size == 0:
+    def _check_built(self):
+        if not self.built:
             raise ValueError(
-                f"`x` and `y` must not be empty. Received: x.shape={tuple(x.shape)}, y.shape={tokens.shape}."
+                "A captioner can write captions once it is built: call `fit`, or the captioner on a pair "
+                "[features, tokens], before. Received: built=False."
             )
-        if x.shape[0] != tokens.shape[0]:
-            raise ValueError(
-                "`x` and `y` must have the same number of rows. Received: "
-                f"x.shape={tuple(x.shape)}, y.shape={tokens.shape}."
-            )
-        if not np.issubdtype(tokens.dtype, np.integer):
-            raise ValueError(f"`y` must be integer token ids. Received: y.dtype={tokens.dtype}.")
-        _check_token_ids(tokens, self.decoder.vocab_size)
 
     # Captioning
 
@@ -311,20 +279,14 @@ class Captioner(keras.Model):
         if decoding != "greedy":
             raise ValueError(f'`decoding` must be "greedy". Received: decoding={decoding!r}.')
         max_length = check_positive_integer("max_length", self.max_length if max_length is None else max_length)
-        if not self.built:
-            raise ValueError(
-                "A captioner can write captions once it is built: call `fit`, or the captioner on a pair "
-                "[features, tokens], before. Received: built=False."
-            )
-        x = _as_array(x)
+        self._check_built()
+        x = as_array("x", x)
         self._check_x(x)
         count = x.shape[0]
         if count == 0:
             raise ValueError(f"`x` must not be empty. Received: x.shape={tuple(x.shape)}.")
         batch_size = count if batch_size is None else check_positive_integer("batch_size", batch_size)
-        if max_length not in self._generate_functions:
-            self._generate_functions[max_length] = self._make_generate_function(max_length)
-        run = self._generate_functions[max_length]
+        run = self._generate_function(max_length, len(x.shape))
         batches = [run(x[i : i + batch_size]) for i in range(0, count, batch_size)]
         tokens, scores, attention = (
             np.concatenate([ops.convert_to_numpy(part) for part in parts]) for parts in zip(*batches, strict=True)
@@ -356,11 +318,21 @@ class Captioner(keras.Model):
             raise ValueError(f"`images` must be a list of images. Received: a {type(images).__name__}.")
         if len(images) == 0:
             raise ValueError("`images` must not be empty. Received: 0 images.")
+        check_positive_integer("batch_size", batch_size)
         texts = []
         for start in range(0, len(images), batch_size):
             batch = [self.feature_extractor.load_image(i) for i in images[start : start + batch_size]]
             texts += self.generate(np.stack(batch), max_length=max_length).texts
         return texts
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`: the tokens of greedy `generate`, int32 `(N, max_length)`."""
+        self._check_built()
+        if hasattr(x, "shape") or isinstance(x, list | tuple):
+            x = as_array("x", x)
+            self._check_x(x)
+            self._forget_other_ranks("predict_function", x)
+        return super().predict(x, *args, **kwargs)
 
     def predict_step(self, *args):
         """The tokens of greedy `generate`; JAX passes its state before the batch."""
@@ -385,27 +357,12 @@ class Captioner(keras.Model):
             max_length,
         )
 
-    def _make_generate_function(self, max_length):
-        """A compiled function of a batch; compiled weights would be frozen, so JAX gets them as arguments."""
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            return tf.function(lambda x: self._decode(x, max_length), reduce_retracing=True)
-        if keras.backend.backend() == "jax":
-            import jax
-
-            variables = [*self.trainable_variables, *self.non_trainable_variables]
-
-            @jax.jit
-            def decode(values, x):
-                with keras.StatelessScope(list(zip(variables, values, strict=True))):
-                    return self._decode(x, max_length)
-
-            return lambda x: decode([v.value for v in variables], x)
-
-        import torch
-
-        return torch.no_grad()(lambda x: self._decode(ops.convert_to_tensor(x), max_length))
+    def _generate_function(self, max_length, rank):
+        if (max_length, rank) not in self._generate_functions:
+            self._generate_functions[max_length, rank] = compile_decoding(
+                lambda x: self._decode(x, max_length), [*self.trainable_variables, *self.non_trainable_variables]
+            )
+        return self._generate_functions[max_length, rank]
 
     # Saving
 
@@ -448,28 +405,6 @@ class Captioner(keras.Model):
 def _checked_grid(grid, feature_extractor):
     if grid is None:
         return None if feature_extractor is None else tuple(feature_extractor.grid)
-    if len(grid) != 2:
-        raise ValueError(f"`grid` must be (rows, columns). Received: grid={grid}.")
+    if not isinstance(grid, list | tuple) or len(grid) != 2:
+        raise ValueError(f"`grid` must be (rows, columns). Received: grid={grid!r}.")
     return (check_positive_integer("grid", grid[0]), check_positive_integer("grid", grid[1]))
-
-
-def _as_array(x):
-    return x if x is None or hasattr(x, "shape") else np.asarray(x)
-
-
-def _check_token_ids(tokens, vocab_size):
-    low, high = tokens.min(), tokens.max()
-    if low < 0 or high >= vocab_size:
-        raise ValueError(
-            f"`y` must hold ids from 0 to vocab_size - 1 = {vocab_size - 1}. Received: ids from {low} to {high}."
-        )
-    first = tokens[..., 0]
-    # A caption that is padding all over fills up a group and weighs nothing.
-    wrong = (first != START) & (tokens != PADDING).any(axis=-1)
-    if wrong.any():
-        raise ValueError(
-            f"Every caption in `y` must begin with the start id {START}. Received: a caption that begins "
-            f"with {first[wrong][0]}, the first of {int(wrong.sum())}."
-        )
-    if not (tokens != PADDING).any():
-        raise ValueError("`y` must have a caption that is not empty. Received: padding only.")

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_showattend.ops import at_least_float32
+from keras_showattend.ops import at_least_float32, masked_mean
 from keras_showattend.validation import check_fraction
 
 
@@ -103,3 +103,27 @@ def token_weights(tokens, sample_weight=None):
             f"sample_weight.shape={tuple(sample_weight.shape)}, tokens.shape={tuple(tokens.shape)}."
         )
     return weights * ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * missing))
+
+
+def doubly_stochastic_penalty(tokens, attention, target=1.0):
+    """How unevenly captions look at the locations: the mean over captions of `sum_l (target - sum_t a_tl)^2`.
+
+    Steps that read padding or the end predict nothing and do not count, nor do captions of padding alone.
+
+    Args:
+        tokens: Int, `(..., T)`, what each step reads.
+        attention: Float, `(..., T, L)`.
+        target: Float, or `"T/L"`, what a caption of T steps can spread over L locations.
+
+    Returns:
+        A scalar, float32 at least.
+
+    Reference: Xu et al. 2015, arXiv 1502.03044, equation 14, whose target is 1.
+    """
+    attention = at_least_float32(attention)
+    steps = ops.cast(ops.logical_and(tokens != 0, tokens != 3), attention.dtype)
+    seen = ops.sum(attention * steps[..., None], axis=-2)
+    length = ops.sum(steps, axis=-1, keepdims=True)
+    if target == "T/L":
+        target = length / ops.cast(ops.shape(attention)[-1], length.dtype)
+    return masked_mean(ops.sum(ops.square(target - seen), axis=-1), length[..., 0] > 0)

@@ -9,13 +9,22 @@ import pytest
 
 BLOCKER = """
 import sys
+from importlib.machinery import PathFinder
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
+class WithoutSome(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
         if name.split(".")[0] in {"tensorflow", "tensorflow_datasets", "sklearn", "matplotlib"}:
-            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+            return None
+        return super().find_spec(name, path, target)
 
-sys.meta_path.insert(0, Blocker())
+sys.meta_path = [WithoutSome if finder is PathFinder else finder for finder in sys.meta_path]
+try:
+    import sklearn
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError("nothing is hidden")
 """
 
 TRAIN = """
@@ -33,7 +42,10 @@ assert np.isfinite(loss) and perplexity > 1
 assert captioner.generate(x).tokens.shape == (2, 5)
 
 from keras_showattend.datasets import shape_scenes
-scene = shape_scenes.SceneGenerator(seed=0)[0] if hasattr(shape_scenes, "SceneGenerator") else None
+
+scene = shape_scenes.draw_scene(np.random.default_rng(0))
+assert scene.image.dtype == "uint8" and scene.image.shape[-1] == 3
+assert len(scene.captions) == 5
 """
 
 FINISH = """
@@ -41,3 +53,38 @@ blocked = {"tensorflow", "tensorflow_datasets", "sklearn", "matplotlib"} & set(s
 assert not blocked, blocked
 print("all well")
 """
+
+BACKENDS = [name for name in ("jax", "torch") if importlib.util.find_spec(name)]
+
+
+def run(code, backend):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "all well", done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_training_and_drawing_without_tensorflow(backend):
+    run(BLOCKER + TRAIN + FINISH, backend)
+
+
+IMPORT = """
+import sys
+import keras
+
+# Keras looks for some packages itself.
+before = set(sys.modules)
+import keras_showattend
+
+loaded = {name.split(".")[0] for name in set(sys.modules) - before}
+assert not loaded & {"tensorflow", "tensorflow_datasets", "sklearn", "matplotlib"}, loaded
+print("all well")
+"""
+
+
+def test_importing_loads_nothing_that_is_not_needed():
+    run(IMPORT, BACKENDS[0])

@@ -40,10 +40,10 @@ def test_perplexity_worked_by_hand():
     np.testing.assert_allclose(float(metric.result()), 4.0, rtol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     which=st.sampled_from(METRICS),
-    shape=st.lists(st.integers(1, 4), min_size=2, max_size=3),
+    shape=st.sampled_from([(1, 4), (3, 2), (2, 3, 4)]),
     axes=st.integers(0, 3),
     seed=st.integers(0, 999),
 )

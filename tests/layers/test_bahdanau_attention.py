@@ -6,12 +6,15 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from gradients import (
+from numerics import (
+    FLOAT64_WORKS,
     MODES,
     as_tensor,
+    assert_close,
     assert_gradients_match_differences,
     layer_loss,
     mixture,
+    numpy,
     value_and_gradients,
 )
 from keras import ops
@@ -34,15 +37,6 @@ def random_layer(key_width=K, **kwargs):
     layer = BahdanauAttention(A, **kwargs)
     layer.build((None, None, Q), (None, None, D), (None, None, key_width))
     return randomize(layer)
-
-
-def numpy(x):
-    return keras.tree.map_structure(ops.convert_to_numpy, x)
-
-
-def assert_close(actual, expected, atol=1e-5):
-    for x, wanted in zip(keras.tree.flatten(actual), keras.tree.flatten(expected), strict=True):
-        np.testing.assert_allclose(numpy(x), numpy(wanted), atol=atol)
 
 
 # ------------------------------------------------------------------------------------ the values
@@ -74,7 +68,7 @@ def test_worked_by_hand():
     # context 1/4 * 8 + 3/4 * 4 = 5.
     layer = BahdanauAttention(1, use_bias=False)
     layer.build((None, 1), (None, None, 1))
-    layer.set_weights([[[1.0]], [[1.0]], [[2 * np.log(3)]]])
+    layer.set_weights([np.array([[w]]) for w in (1.0, 1.0, 2 * np.log(3))])
     context, weights = layer(
         np.zeros((1, 1)), np.array([[[8.0], [4.0]]]), np.arctanh([[[0.0], [0.5]]]), return_attention_scores=True
     )
@@ -280,7 +274,8 @@ def test_symbolic_and_eager_calls_agree(dtype, steps):
     assert [x.shape for x in symbolic] == [(None, *middle, D), (None, *middle, None)]
     eager = layer(query, value, key, return_attention_scores=True)
     for x, wanted in zip(eager, symbolic, strict=True):
-        assert ops.dtype(x) == wanted.dtype == layer.compute_dtype
+        assert wanted.dtype == layer.compute_dtype
+        assert ops.dtype(x) == wanted.dtype or (dtype == "float64" and not FLOAT64_WORKS)
         assert len(x.shape) == len(wanted.shape)
         assert all(b in (a, None) for a, b in zip(x.shape, wanted.shape, strict=True))
     alone = layer(queries, keras.Input((None, D)), keras.Input((None, K)))
@@ -351,11 +346,7 @@ def test_input_gradients_equal_finite_differences(mode):
     def loss(*inputs):
         return mixture(layer(*inputs, value_mask=mask, return_attention_scores=True))
 
-    assert_gradients_match_differences(loss, [query, value, key])
-    eager = value_and_gradients(loss, [query, value, key])
-    compiled = value_and_gradients(loss, [query, value, key], mode)
-    np.testing.assert_allclose(compiled[0], eager[0], rtol=1e-10)
-    assert_close(compiled[1], eager[1], atol=1e-10)
+    assert_gradients_match_differences(loss, [query, value, key], mode)
 
 
 # --------------------------------------------------------------------------------------- dropout
@@ -432,12 +423,6 @@ def test_project_key_needs_a_built_layer():
 # ---------------------------------------------------------------------------------- every backend
 
 
-def stored_case():
-    """A layer and its inputs, for the numbers in the file."""
-    query, value, key, mask = arrays()
-    return random_layer(), {"query": query, "value": value, "key": key, "value_mask": mask}
-
-
 def test_stored_weights_give_the_stored_outputs():
     with np.load(STORED) as stored:
         inputs = {k: stored[k] for k in ("query", "value", "key", "value_mask")}
@@ -449,7 +434,9 @@ def test_stored_weights_give_the_stored_outputs():
 
 
 def write_stored():
-    layer, inputs = stored_case()
+    """For a change that is meant: `PYTHONPATH=tests python tests/layers/test_bahdanau_attention.py`."""
+    query, value, key, mask = arrays()
+    layer, inputs = random_layer(), {"query": query, "value": value, "key": key, "value_mask": mask}
     context, attention = numpy(layer(**inputs, return_attention_scores=True))
     weights = {name: w.astype("float32") for name, w in named_weights(layer).items()}
     np.savez_compressed(STORED, **inputs, **weights, context=context, attention=attention)

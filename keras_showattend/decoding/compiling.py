@@ -1,0 +1,34 @@
+"""Decoding under the backend's compiler."""
+
+import keras
+from keras import ops
+
+
+def compile_decoding(decode, variables):
+    """`decode(x)`, compiled, without gradients, and with the values that the variables have at each call.
+
+    Args:
+        decode: Function of one tensor, whose rank stays the same, that reads `variables`.
+        variables: List of Keras variables.
+
+    Returns:
+        A function of one array.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(decode, reduce_retracing=True)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        # A compiled closure would keep the values of its first call, so they are an argument.
+        @jax.jit
+        def compiled(values, x):
+            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+                return decode(x)
+
+        return lambda x: compiled([v.value for v in variables], x)
+
+    import torch
+
+    return torch.no_grad()(lambda x: decode(ops.convert_to_tensor(x)))
