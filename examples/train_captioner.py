@@ -31,10 +31,10 @@ from keras_showattend.metrics import MaskedAccuracy, Perplexity
 
 # What suits each data set: the scenes are small, photographs need a backbone and a larger model.
 DEFAULTS = {
-    "shapes": {"backbone": "patches", "epochs": 6, "batch_size": 8, "units": 256, "attention_units": 64,
+    "shapes": {"backbone": "patches", "epochs": 4, "batch_size": 8, "units": 256, "attention_units": 256,
                "learning_rate": 2e-3, "dropout": 0.0},
     "coco-json": {"backbone": "inception_v3", "epochs": 20, "batch_size": 16, "units": 512, "attention_units": 256,
-                  "learning_rate": 1e-3, "dropout": 0.3},
+                  "learning_rate": 2e-3, "dropout": 0.1},
 }  # fmt: skip
 SAMPLES = 6
 
@@ -51,8 +51,8 @@ def parse_arguments(arguments=None):
     data.add_argument("--max-captions", type=int, help="a random subset of the captions; the notebook took 30000")
     data.add_argument("--max-vocabulary", type=int, default=5000)
     scenes = parser.add_argument_group("drawn scenes (--dataset shapes)")
-    scenes.add_argument("--train-scenes", type=int, help="4000 by default")
-    scenes.add_argument("--validation-scenes", type=int, help="500 by default")
+    scenes.add_argument("--train-scenes", type=int, default=6000)
+    scenes.add_argument("--validation-scenes", type=int, default=500)
     model = parser.add_argument_group("model; defaults depend on the data set")
     model.add_argument("--backbone", help="a keras.applications model, such as mobilenet_v2, or patches")
     model.add_argument("--weights", default="imagenet", help="imagenet (a download), or a .weights.h5 file")

@@ -7,8 +7,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # float64 on JAX, for the gradient checks; Keras still makes float32 of everything by default.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 
+import hypothesis
 import keras
 import pytest
+
+# A first call compiles; how long an example takes says nothing.
+hypothesis.settings.register_profile("compiled", deadline=None)
+hypothesis.settings.load_profile("compiled")
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,15 @@ TIGHT = 1e-10 if FLOAT64_WORKS else 2e-5
 
 def value_and_gradients(function, arrays, mode=MODES[0]):
     """The scalar `function(*tensors)`, and its gradient with respect to every one of the `arrays`."""
-    tensors = [as_tensor(x) for x in arrays]
-    value, gradients = _WAYS[keras.backend.backend()](function, tensors, mode)
-    return float(ops.convert_to_numpy(value)), [ops.convert_to_numpy(g) for g in gradients]
+    if (function, mode) not in _LAST:
+        _LAST.clear()
+        _LAST[function, mode] = _WAYS[keras.backend.backend()](function, mode)
+    value, gradients = _LAST[function, mode](*map(as_tensor, arrays))
+    return float(value), [ops.convert_to_numpy(g) for g in gradients]
+
+
+# What ran last, compiled, for those who run it many times.
+_LAST = {}
 
 
 def as_tensor(x):
@@ -25,7 +31,7 @@ def as_tensor(x):
     return ops.convert_to_tensor(x, dtype=keras.backend.standardize_dtype(x.dtype))
 
 
-def _tensorflow(function, tensors, mode):
+def _tensorflow(function, mode):
     import tensorflow as tf
 
     def run(*tensors):
@@ -34,30 +40,27 @@ def _tensorflow(function, tensors, mode):
             value = function(*tensors)
         return value, tape.gradient(value, tensors, unconnected_gradients="zero")
 
-    if mode != "eager":
-        run = tf.function(run, autograph=False, jit_compile=mode == "xla")
-    return run(*tensors)
+    return run if mode == "eager" else tf.function(run, autograph=False, jit_compile=mode == "xla")
 
 
-# The function compiled last, for those who call it many times.
-_JITTED = {}
-
-
-def _jax(function, tensors, mode):
+def _jax(function, mode):
     import jax
 
-    if function not in _JITTED:
-        _JITTED.clear()
-        _JITTED[function] = jax.jit(jax.value_and_grad(function, argnums=tuple(range(len(tensors)))))
-    return _JITTED[function](*tensors)
+    def run(*tensors):
+        return jax.value_and_grad(function, argnums=tuple(range(len(tensors))))(*tensors)
+
+    return jax.jit(run)
 
 
-def _torch(function, tensors, mode):
+def _torch(function, mode):
     import torch
 
-    tensors = [x.detach().clone().requires_grad_() for x in tensors]
-    value = function(*tensors)
-    return value.detach(), torch.autograd.grad(value, tensors, materialize_grads=True, allow_unused=True)
+    def run(*tensors):
+        tensors = [x.detach().clone().requires_grad_() for x in tensors]
+        value = function(*tensors)
+        return value.detach(), torch.autograd.grad(value, tensors, materialize_grads=True, allow_unused=True)
+
+    return run
 
 
 _WAYS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
@@ -102,7 +105,7 @@ def assert_close(actual, expected, atol=1e-5):
         np.testing.assert_allclose(numpy(actual), numpy(expected), atol=atol, rtol=0)
 
 
-def assert_gradients_match_differences(function, arrays, mode=MODES[0]):
+def assert_gradients_match_differences(function, arrays, mode=MODES[:2][-1]):
     """Compare the slope along a random direction of each of the float64 `arrays` with a central difference."""
     step, tolerance = (1e-5, 1e-6) if FLOAT64_WORKS else (1e-2, 2e-2)
     rng = np.random.default_rng(5)
@@ -114,7 +117,7 @@ def assert_gradients_match_differences(function, arrays, mode=MODES[0]):
         ends = []
         for sign in (1, -1):
             moved = [*arrays[:i], x + sign * step * direction, *arrays[i + 1 :]]
-            ends.append(value_and_gradients(function, moved)[0])
+            ends.append(value_and_gradients(function, moved, mode)[0])
         difference = (ends[0] - ends[1]) / (2 * step)
         slope = np.sum(gradient * direction)
         scale = max(1.0, np.linalg.norm(gradient))

@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from numerics import FLOAT64_WORKS, MODES, TIGHT, as_tensor, assert_gradients_match_differences, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from numerics import FLOAT64_WORKS, MODES, TIGHT, as_tensor, assert_gradients_match_differences, value_and_gradients
 from reference import crossentropy
 
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy

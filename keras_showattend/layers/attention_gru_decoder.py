@@ -188,6 +188,12 @@ class AttentionGRUDecoder(keras.layers.Layer):
         if len(token.shape) != 1:
             raise ValueError(f"`token` must have the shape (B,). Received: token.shape={tuple(token.shape)}.")
         self._check_state("state", state, token.shape[0])
+        rows = memory["keys"].shape[0]
+        if None not in (rows, token.shape[0]) and token.shape[0] % rows:
+            raise ValueError(
+                f"`token` must have a multiple of the {rows} rows of `memory`. "
+                f"Received: token.shape={tuple(token.shape)}."
+            )
         inputs = self._input_gates(self.embedding(token))
         state, weights = attention_gru_step(
             inputs,

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from numerics import (
     FLOAT64_WORKS,
     MODES,
@@ -17,7 +18,6 @@ from numerics import (
     numpy,
     value_and_gradients,
 )
-from keras import ops
 from reference import bahdanau_attention, named_weights, randomize
 
 from keras_showattend.layers import BahdanauAttention
@@ -319,7 +319,7 @@ def test_fits_compiled_on_batches_of_two_sizes(policy):
     layer = BahdanauAttention(A, dropout=0.1)
     model = keras.Model(inputs, layer(*inputs))
     before = named_weights(layer)
-    model.compile("adam", "mse", jit_compile=keras.backend.backend() != "torch")
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=keras.backend.backend() != "torch")
     x = [rng.normal(size=(5, T, Q)), rng.normal(size=(5, L, D))]
     history = model.fit(x, rng.normal(size=(5, T, D)), batch_size=3, epochs=2, verbose=0)
     assert np.all(np.isfinite(history.history["loss"]))
@@ -418,6 +418,11 @@ def test_shapes_must_fit(name, shape, message):
 def test_project_key_needs_a_built_layer():
     with pytest.raises(ValueError, match=r"`project_key` needs the weights of 'looker'.*Received: built=False"):
         BahdanauAttention(A, name="looker").project_key(np.zeros((B, L, K)))
+
+
+def test_project_key_checks_the_width():
+    with pytest.raises(ValueError, match=r"The last axis of `key` must have the width 6 .*\(2, 8, 4\)"):
+        random_layer().project_key(np.zeros((B, L, 4)))
 
 
 # ---------------------------------------------------------------------------------- every backend

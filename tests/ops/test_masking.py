@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from numerics import MODES, as_tensor, mixing_factors, mixture, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from numerics import MODES, as_tensor, mixing_factors, mixture, value_and_gradients
 from reference import softmax
 
 from keras_showattend.ops import masked_mean, masked_softmax
