@@ -17,7 +17,8 @@ def compile_decoding(decode, variables):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(decode, reduce_retracing=True)
+        # Nothing in it depends on values but the loop, which is the backend's own.
+        return tf.function(decode, autograph=False, reduce_retracing=True)
     if keras.backend.backend() == "jax":
         import jax
 
