@@ -1,5 +1,7 @@
 """Values and gradients of one function on whichever backend runs, in each of its ways of running; comparisons."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -15,15 +17,14 @@ TIGHT = 1e-10 if FLOAT64_WORKS else 2e-5
 
 def value_and_gradients(function, arrays, mode=MODES[0]):
     """The scalar `function(*tensors)`, and its gradient with respect to every one of the `arrays`."""
-    if (function, mode) not in _LAST:
-        _LAST.clear()
-        _LAST[function, mode] = _WAYS[keras.backend.backend()](function, mode)
-    value, gradients = _LAST[function, mode](*map(as_tensor, arrays))
+    value, gradients = _prepared(function, mode)(*map(as_tensor, arrays))
     return float(value), [ops.convert_to_numpy(g) for g in gradients]
 
 
-# What ran last, compiled, for those who run it many times.
-_LAST = {}
+# Compiled once for those who run the same function several times.
+@functools.lru_cache(maxsize=4)
+def _prepared(function, mode):
+    return _WAYS[keras.backend.backend()](function, mode)
 
 
 def as_tensor(x):

@@ -83,7 +83,9 @@ def _edges(pixels):
     sine = ops.sum(2.0 * across * down, axis=-1, keepdims=True)
     strength = ops.sqrt(ops.sqrt(cosine * cosine + sine * sine) + 1e-12)
     angles = np.arange(ORIENTATIONS, dtype="float32") * (2 * np.pi / ORIENTATIONS)
-    return ops.relu(cosine * np.cos(angles) + sine * np.sin(angles)) / strength
+    # As tensors: torch warns of products with NumPy's arrays.
+    directions = ops.convert_to_tensor([np.cos(angles), np.sin(angles)], dtype=cosine.dtype)
+    return ops.relu(cosine * directions[0] + sine * directions[1]) / strength
 
 
 def _window_positions(cells):

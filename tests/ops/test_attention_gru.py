@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -40,6 +41,12 @@ class Case:
         return attention_gru(
             inputs, state, keys, features, self.mask, AttentionGRUWeights(*weights), return_attention=return_attention
         )
+
+    def fused_mixture(self, *arrays):
+        return mixture(self.fused(*arrays))
+
+    def loop_mixture(self, *arrays):
+        return mixture(self.loop(*arrays))
 
     def loop(self, inputs, state, keys, features, *weights):
         """The same, as the plain Python loop over the step, whose gradient is the backend's own."""
@@ -97,7 +104,7 @@ def test_step_worked_by_hand():
 # ------------------------------------------------------------------------------- the recurrence
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4 if keras.backend.backend() == "jax" else 40, deadline=None)
 @given(
     images=st.integers(1, 3),
     captions=st.integers(1, 3),
@@ -115,7 +122,7 @@ def test_equals_the_reference_and_the_loops_gradient(**sizes):
     expected = naive_attention_gru(case.inputs, case.state, case.keys, case.features, case.mask, case.weights)
     np.testing.assert_allclose(ops.convert_to_numpy(states), expected[0], atol=TIGHT)
     np.testing.assert_allclose(ops.convert_to_numpy(attention), expected[1], atol=TIGHT)
-    assert_gradients_equal(case, lambda *x: mixture(case.fused(*x)), lambda *x: mixture(case.loop(*x)))
+    assert_gradients_equal(case, case.fused_mixture, case.loop_mixture)
 
 
 # XLA compiles for seconds, so for two cases only.
@@ -125,7 +132,7 @@ def test_equals_the_reference_and_the_loops_gradient(**sizes):
 )
 def test_gradient_equals_that_of_the_loop(name, mode):
     case = Case(**CASES[name])
-    assert_gradients_equal(case, lambda *x: mixture(case.fused(*x)), lambda *x: mixture(case.loop(*x)), mode)
+    assert_gradients_equal(case, case.fused_mixture, case.loop_mixture, mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -152,14 +159,14 @@ def test_gradient_of_the_last_state_alone():
 
 def test_gradient_equals_finite_differences():
     case = Case(units=2, scoring=3, width=4)
-    assert_gradients_match_differences(lambda *x: mixture(case.fused(*x)), case.arrays)
+    assert_gradients_match_differences(case.fused_mixture, case.arrays)
 
 
 def test_an_image_with_nothing_to_attend_to():
     case = Case()
     case.mask = np.array([[True] * 5, [False] * 5])
-    assert_gradients_equal(case, lambda *x: mixture(case.fused(*x)), lambda *x: mixture(case.loop(*x)))
-    _, gradients = value_and_gradients(lambda *x: mixture(case.fused(*x)), case.arrays)
+    assert_gradients_equal(case, case.fused_mixture, case.loop_mixture)
+    _, gradients = value_and_gradients(case.fused_mixture, case.arrays)
     d_keys, d_features = gradients[2:4]
     np.testing.assert_array_equal(d_keys[1], 0)
     np.testing.assert_array_equal(d_features[1], 0)
@@ -172,8 +179,8 @@ def test_masked_locations_change_nothing():
     case, other = Case(), Case()
     other.keys = np.where(case.mask[..., None], case.keys, 50.0)
     other.features = np.where(case.mask[..., None], case.features, -1e3)
-    value, gradients = value_and_gradients(lambda *x: mixture(case.fused(*x)), case.arrays)
-    other_value, other_gradients = value_and_gradients(lambda *x: mixture(case.fused(*x)), other.arrays)
+    value, gradients = value_and_gradients(case.fused_mixture, case.arrays)
+    other_value, other_gradients = value_and_gradients(case.fused_mixture, other.arrays)
     np.testing.assert_allclose(other_value, value, rtol=TIGHT)
     for gradient, wanted in zip(other_gradients, gradients, strict=True):
         np.testing.assert_allclose(gradient, wanted, atol=TIGHT)
@@ -183,8 +190,8 @@ def test_grouped_captions_equal_repeated_features():
     case, repeated = Case(), Case()
     for name in ("keys", "features", "mask"):
         setattr(repeated, name, np.repeat(getattr(case, name), 3, axis=0))
-    value, gradients = value_and_gradients(lambda *x: mixture(case.fused(*x)), case.arrays)
-    one_by_one, wanted = value_and_gradients(lambda *x: mixture(repeated.fused(*x)), repeated.arrays)
+    value, gradients = value_and_gradients(case.fused_mixture, case.arrays)
+    one_by_one, wanted = value_and_gradients(repeated.fused_mixture, repeated.arrays)
     np.testing.assert_allclose(value, one_by_one, rtol=TIGHT)
     for i in (2, 3):
         # Of the keys and features, an image's gradient is the sum over its captions.
@@ -207,7 +214,7 @@ def test_lower_precision_stays_close(dtype, tolerance):
     for x, wanted in zip((states, attention), exact, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(ops.cast(x, "float32")), wanted, atol=tolerance)
     _, gradients = value_and_gradients(loss, case.cast(dtype))
-    _, expected = value_and_gradients(lambda *x: mixture(case.loop(*x)), case.arrays)
+    _, expected = value_and_gradients(case.loop_mixture, case.arrays)
     for gradient, wanted in zip(gradients, expected, strict=True):
         error = np.abs(gradient.astype("float64") - wanted).max()
         assert error <= 3 * tolerance * max(1.0, np.abs(wanted).max())
