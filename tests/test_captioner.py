@@ -519,17 +519,21 @@ tf.config.set_logical_device_configuration(
 import keras, keras_showattend
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
 
-def train(strategy):
-    keras.utils.set_random_seed(0)
+def train(strategy, weights=None):
     with strategy.scope():
         captioner = keras_showattend.Captioner(FeatureEncoder(3), AttentionGRUDecoder(9, 4, 6))
         captioner.compile(optimizer=keras.optimizers.SGD(0.5), jit_compile=False)
+        captioner.build([(None, 4, 5), (None, None)])
+        weights = weights or captioner.get_weights()
+        captioner.set_weights(weights)
     x = np.random.default_rng(0).normal(size=(4, 4, 5)).astype("float32")
     y = np.array([[2, 4, 5, 3], [2, 8, 6, 3], [2, 4, 7, 3], [2, 5, 5, 3]])
     losses = captioner.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0).history["loss"]
-    return losses, captioner.get_weights()
+    return losses, captioner.get_weights(), weights
 
-one, two = train(tf.distribute.get_strategy()), train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+one = train(tf.distribute.get_strategy())
+two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), one[2])
+assert one[0][-1] < one[0][0]
 np.testing.assert_allclose(one[0], two[0], rtol=1e-5)
 for a, b in zip(one[1], two[1]):
     np.testing.assert_allclose(a, b, atol=1e-5)

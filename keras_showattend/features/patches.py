@@ -84,7 +84,7 @@ def _edges(pixels):
     strength = ops.sqrt(ops.sqrt(cosine * cosine + sine * sine) + 1e-12)
     angles = np.arange(ORIENTATIONS, dtype="float32") * (2 * np.pi / ORIENTATIONS)
     # As tensors: torch warns of products with NumPy's arrays.
-    directions = ops.convert_to_tensor([np.cos(angles), np.sin(angles)], dtype=cosine.dtype)
+    directions = ops.convert_to_tensor(np.stack([np.cos(angles), np.sin(angles)]), dtype=cosine.dtype)
     return ops.relu(cosine * directions[0] + sine * directions[1]) / strength
 
 
