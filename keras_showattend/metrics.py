@@ -1,5 +1,7 @@
 """Metrics of predicted tokens, over real tokens only."""
 
+import threading
+
 import keras
 from keras import ops
 
@@ -84,14 +86,14 @@ class TokenWeightedMean(keras.metrics.Mean):
 
     def __init__(self, name="loss", dtype=None):
         super().__init__(name=name, dtype=dtype)
-        self._waiting = None
+        # By thread: with several devices, TensorFlow traces the step of each in a thread of its own, by turns.
+        self._waiting = {}
 
     def update_state(self, values, sample_weight=None):
-        self._waiting = values
+        self._waiting[threading.get_ident()] = values
 
     def weigh(self, weight):
         """Count the loss reported last, if any, by this weight."""
-        if self._waiting is None:
-            return
-        super().update_state(self._waiting, sample_weight=weight)
-        self._waiting = None
+        values = self._waiting.pop(threading.get_ident(), None)
+        if values is not None:
+            super().update_state(values, sample_weight=weight)
