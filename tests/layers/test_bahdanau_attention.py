@@ -199,8 +199,9 @@ def test_the_mask_of_the_queries_goes_on():
     query[:, 2:] = 0
     contexts, mean = numpy(model([query, value]))
     assert_close(mean, contexts[:, :2].mean(1))
-    one = layer(keras.layers.Masking()(queries)[:, 0], values)
-    assert getattr(one, "_keras_mask", None) is None
+    # A single query has no steps that a mask could tell apart.
+    assert layer.compute_mask(keras.Input((T, Q)), "anything") == "anything"
+    assert layer.compute_mask(keras.Input((Q,)), "anything") is None
 
 
 # ------------------------------------------------------------------------------- Keras's contract
