@@ -4,7 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-PADDING, START = 0, 2
+from keras_showattend.token_ids import PADDING, START
+from keras_showattend.validation import shapes_agree
 
 
 def as_array(name, value):
@@ -56,9 +57,7 @@ def check_targets(y, sample_weight):
     if sample_weight is None:
         return
     weights = tuple(sample_weight.shape)
-    # Shorter than y's: zip compares as many axes as there are weights of.
-    fits = all(a == b or None in (a, b) for a, b in zip(weights, shape, strict=False))
-    if not (1 <= len(weights) < len(shape) and fits):
+    if not (1 <= len(weights) < len(shape) and shapes_agree(weights, shape)):
         raise ValueError(
             "`sample_weight` must be one number a caption, (N,) or (N, G). Received: "
             f"sample_weight.shape={weights}, y.shape={shape}."

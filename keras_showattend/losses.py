@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_showattend.ops import at_least_float32, masked_mean
+from keras_showattend.token_ids import END, PADDING
 from keras_showattend.validation import check_fraction
 
 
@@ -92,7 +93,7 @@ def token_weights(tokens, sample_weight=None):
         ValueError: If `sample_weight` has more axes than `tokens`.
     """
     tokens = ops.convert_to_tensor(tokens)
-    weights = ops.cast(tokens != 0, "float32")
+    weights = ops.cast(tokens != PADDING, "float32")
     if sample_weight is None:
         return weights
     sample_weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
@@ -121,7 +122,7 @@ def doubly_stochastic_penalty(tokens, attention, target=1.0):
     Reference: Xu et al. 2015, arXiv 1502.03044, equation 14, whose target is 1.
     """
     attention = at_least_float32(attention)
-    steps = ops.cast(ops.logical_and(tokens != 0, tokens != 3), attention.dtype)
+    steps = ops.cast(ops.logical_and(tokens != PADDING, tokens != END), attention.dtype)
     seen = ops.sum(attention * steps[..., None], axis=-2)
     length = ops.sum(steps, axis=-1, keepdims=True)
     if target == "T/L":

@@ -8,6 +8,8 @@ import unicodedata
 import keras
 import numpy as np
 
+from keras_showattend.token_ids import END, PADDING, START, UNKNOWN
+
 SPECIAL_WORDS = ("<pad>", "<unk>", "<start>", "<end>")
 
 # The filter of the 2018 TensorFlow notebook. It spares apostrophes, `<` and `>`.
@@ -48,10 +50,10 @@ class CaptionTokenizer:
     ```
     """
 
-    pad_id = 0
-    unknown_id = 1
-    start_id = 2
-    end_id = 3
+    pad_id = PADDING
+    unknown_id = UNKNOWN
+    start_id = START
+    end_id = END
 
     def __init__(self, vocabulary, lowercase=True, punctuation=PUNCTUATION):
         if not isinstance(lowercase, bool):

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments that several classes share, and the one form of their messages."""
+"""Checks of arguments that several classes share, and the one form of their messages."""
 
 
 def check_positive_integer(name, value):
@@ -20,6 +20,11 @@ def check_not_negative(name, value):
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise ValueError(f"`{name}` must be a finite number >= 0. Received: {_shown(name, value)}")
     return float(value)
+
+
+def shapes_agree(shape, other):
+    """Whether two static shapes are equal on the leading axes that both have, wherever both sizes are known."""
+    return all(a == b or None in (a, b) for a, b in zip(shape, other, strict=False))
 
 
 def _shown(name, value):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from keras import ops, tree
 
 from keras_showattend.ops import at_least_float32
+from keras_showattend.token_ids import END, PADDING, START, UNKNOWN
 from keras_showattend.validation import check_positive_integer
 
 
@@ -21,10 +22,10 @@ def greedy_search(
     state,
     batch_size,
     max_length,
-    start_id=2,
-    end_id=3,
-    padding_id=0,
-    banned=(0, 1, 2),
+    start_id=START,
+    end_id=END,
+    padding_id=PADDING,
+    banned=(PADDING, UNKNOWN, START),
 ):
     """Follow the most probable token until every sequence has ended.
 
@@ -53,7 +54,7 @@ def greedy_search(
     >>> def count(token, state):  # a "model" that says 4, 5, 6, then ends with 3
     ...     return ops.one_hot(ops.where(state == 3, 3, state + 4), 8), state + 1
     >>> decoded = greedy_search(count, ops.zeros((1,), "int32"), batch_size=1, max_length=6)
-    >>> decoded.tokens[0].tolist() if hasattr(decoded.tokens, "tolist") else decoded.tokens.numpy()[0].tolist()
+    >>> ops.convert_to_numpy(decoded.tokens)[0].tolist()
     [4, 5, 6, 3, 0, 0]
     """
     check_positive_integer("max_length", max_length)

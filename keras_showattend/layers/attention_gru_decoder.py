@@ -12,7 +12,7 @@ from keras_showattend.ops import (
     attention_gru,
     attention_gru_step,
 )
-from keras_showattend.validation import check_fraction, check_positive_integer
+from keras_showattend.validation import check_fraction, check_positive_integer, shapes_agree
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -277,7 +277,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
         if features_mask is None:
             return
         mask_shape = tuple(features_mask.shape)
-        if len(mask_shape) != 2 or not all(map(_agree, mask_shape, shape)):
+        if len(mask_shape) != 2 or not shapes_agree(mask_shape, shape):
             raise ValueError(
                 "`features_mask` must have the shape (N, L) of `features`. Received: "
                 f"features_mask.shape={mask_shape}, features.shape={shape}."
@@ -285,7 +285,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
 
     def _check_state(self, name, state, batch):
         shape = tuple(state.shape)
-        if len(shape) != 2 or not _agree(shape[0], batch) or shape[1] != self.units:
+        if len(shape) != 2 or not shapes_agree(shape[:1], (batch,)) or shape[1] != self.units:
             raise ValueError(
                 f"`{name}` must have the shape (B, {self.units}), B={batch}. Received: {name}.shape={shape}."
             )
@@ -299,7 +299,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
                 f"`tokens` must be integers. Received: tokens.dtype={backend.standardize_dtype(tokens.dtype)}."
             )
         self._check_features(features, features_mask)
-        if not _agree(shape[0], features.shape[0]):
+        if not shapes_agree(shape[:1], features.shape[:1]):
             raise ValueError(
                 "`tokens` and `features` must have the same number of rows. Received: "
                 f"tokens.shape={shape}, features.shape={tuple(features.shape)}."
@@ -352,11 +352,6 @@ def _like_tokens(x, tokens_shape):
     """`(T, B, W)` to the layout of the tokens, `(..., T, W)`."""
     x = ops.transpose(x, (1, 0, 2))
     return ops.reshape(x, (*tokens_shape, ops.shape(x)[-1]))
-
-
-def _agree(a, b):
-    """Whether two static sizes are equal, as far as both are known."""
-    return a is None or b is None or a == b
 
 
 def _clone(initializer):

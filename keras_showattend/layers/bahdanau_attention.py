@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_showattend.ops import additive_attention
-from keras_showattend.validation import check_fraction, check_positive_integer
+from keras_showattend.validation import check_fraction, check_positive_integer, shapes_agree
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -143,19 +143,21 @@ class BahdanauAttention(keras.layers.Layer):
         if len(value.shape) != 3:
             raise ValueError(f"`value` must have the shape (B, L, D). Received: value.shape={tuple(value.shape)}.")
         for name, x in (("key", key), ("projected_key", projected_key)):
-            if x is not None and (len(x.shape) != 3 or not _fits(x.shape[:2], value.shape[:2])):
+            if x is not None and (len(x.shape) != 3 or not shapes_agree(x.shape[:2], value.shape[:2])):
                 raise ValueError(
                     f"`{name}` must have rank 3 and the batch size and locations of `value`. Received: "
                     f"{name}.shape={tuple(x.shape)}, value.shape={tuple(value.shape)}."
                 )
         if projected_key is not None:
             self._check_width("projected_key", projected_key, self.units)
-        if not _fits(query.shape[:1], value.shape[:1]):
+        if not shapes_agree(query.shape[:1], value.shape[:1]):
             raise ValueError(
                 "`query` and `value` must have the same batch size. Received: "
                 f"query.shape={tuple(query.shape)}, value.shape={tuple(value.shape)}."
             )
-        if value_mask is not None and (len(value_mask.shape) != 2 or not _fits(value_mask.shape, value.shape[:2])):
+        if value_mask is not None and (
+            len(value_mask.shape) != 2 or not shapes_agree(value_mask.shape, value.shape[:2])
+        ):
             raise ValueError(
                 "`value_mask` must have the shape (B, L) of `value`. Received: "
                 f"value_mask.shape={tuple(value_mask.shape)}, value.shape={tuple(value.shape)}."
@@ -199,8 +201,3 @@ class BahdanauAttention(keras.layers.Layer):
             "use_bias": self.use_bias,
             "dropout": self.dropout,
         }
-
-
-def _fits(shape, other):
-    """Whether two static shapes agree wherever both are known."""
-    return all(a is None or b is None or a == b for a, b in zip(shape, other, strict=True))

@@ -45,7 +45,12 @@ def attention_gru_step(inputs, state, keys, features, mask, weights):
     Returns:
         The next state `(B, U)` and the attention weights `(B, L)`, both in the dtype of `state`.
     """
-    query, recurrent = _project_state(state, weights)
+    return _step(inputs, state, keys, features, mask, weights, _state_projection(weights))
+
+
+def _step(inputs, state, keys, features, mask, weights, projection):
+    """`attention_gru_step`, with what `_state_projection` makes of the weights."""
+    query, recurrent = _project_state(state, weights, projection)
     query = _grouped(query, ops.shape(keys)[0])
     attention = additive_attention(query, keys, weights.score_kernel, mask)
     attention = ops.cast(attention, state.dtype)
@@ -82,9 +87,11 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
     @ops.custom_gradient
     def run(inputs, state, keys, features, *weights):
         weights = AttentionGRUWeights(*weights)
+        # Joined once: inside the loop it would copy both kernels at every step.
+        projection = _state_projection(weights)
 
         def step(carry, x):
-            state, attention = attention_gru_step(*x, *carry, keys, features, mask, weights)
+            state, attention = _step(*x, *carry, keys, features, mask, weights, projection)
             return (state,), (state, attention)
 
         _, (states, attention) = scan(step, (state,), (inputs,))
@@ -95,7 +102,7 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
             d_attention = upstream[..., units:] if return_attention else None
             return _gradient(
                 upstream[..., :units], d_attention, states, attention,
-                inputs, state, keys, features, weights,
+                inputs, state, keys, features, weights, projection,
             )  # fmt: skip
 
         # Keras's custom gradients carry a single output on torch, so both travel in one tensor.
@@ -108,7 +115,7 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
     return output, None
 
 
-def _gradient(d_states, d_attention, states, attention, inputs, state, keys, features, weights):
+def _gradient(d_states, d_attention, states, attention, inputs, state, keys, features, weights, projection):
     """The gradients of `inputs`, `state`, `keys`, `features` and of every weight."""
     dtype = inputs.dtype
     images, width = ops.shape(keys)[0], keys.shape[-1]
@@ -120,7 +127,7 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
     # The forward pass of all steps at once: previous states, queries, contexts and gates, (T x B, ...).
     previous = ops.concatenate([state[None], states[:-1]], axis=0)
     flat_previous = ops.reshape(previous, (-1, units))
-    query, recurrent = _project_state(flat_previous, weights)
+    query, recurrent = _project_state(flat_previous, weights, projection)
     # (N, T, G, L) @ (N, L, F), all captions and steps of an image in one product
     by_image = _by_image(attention, images)
     context = ops.matmul(by_image, features)
@@ -136,7 +143,7 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
     def in_time(x):
         return ops.reshape(x, (*ops.shape(states)[:2], x.shape[-1]))
 
-    projection = ops.transpose(ops.concatenate([weights.query_kernel, weights.recurrent_kernel], axis=-1))
+    projection_transposed = ops.transpose(projection[0])
     context_projection = ops.transpose(weights.context_kernel)
     features_transposed = ops.transpose(features, (0, 2, 1))
 
@@ -177,7 +184,7 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
             ops.matmul(ops.reshape(d_scores, (1, -1)), ops.reshape(hidden, (-1, width)))
         )
         d_projected = ops.concatenate([d_query, d_recurrent], axis=-1)
-        d_previous = d_state * update + ops.matmul(d_projected, projection)
+        d_previous = d_state * update + ops.matmul(d_projected, projection_transposed)
         return (d_previous, d_keys, d_score), (d_gates, d_projected)
 
     steps = [
@@ -225,11 +232,17 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
     )
 
 
-def _project_state(state, weights):
-    """The products with the state, as one: the queries `(B, A)` and the recurrent half of the gates `(B, 3U)`."""
-    width = weights.query_kernel.shape[-1]
+def _state_projection(weights):
+    """All that multiplies the state, as one: the kernel [W_q | U] `(U, A + 3U)` and its bias."""
     kernel = ops.concatenate([weights.query_kernel, weights.recurrent_kernel], axis=-1)
     bias = ops.concatenate([weights.query_bias, weights.recurrent_bias], axis=-1)
+    return kernel, bias
+
+
+def _project_state(state, weights, projection):
+    """The queries `(B, A)` and the recurrent half of the gates `(B, 3U)`."""
+    width = weights.query_kernel.shape[-1]
+    kernel, bias = projection
     projected = ops.matmul(state, kernel) + bias
     return projected[:, :width], projected[:, width:]
 
