@@ -203,10 +203,15 @@ def _encode(store, tokenizer):
     return encoded
 
 
+def choose_bucket_lengths(longest):
+    """Up to four lengths, ascending, for examples whose longest captions have `longest` tokens each."""
+    return np.unique(np.quantile(longest, _QUANTILES, method="higher"))
+
+
 def _bucket_lengths(bucket_lengths, longest):
     """The values of T, ascending."""
     if bucket_lengths is None:
-        return np.unique(np.quantile(longest, _QUANTILES, method="higher"))
+        return choose_bucket_lengths(longest)
     lengths = list(bucket_lengths)
     ascending = all(first < second for first, second in itertools.pairwise(lengths))
     if not lengths or not all(isinstance(n, (int, np.integer)) for n in lengths) or not ascending:

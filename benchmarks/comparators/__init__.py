@@ -1,0 +1,1 @@
+"""What our users could pick instead, written here from its description."""
