@@ -38,6 +38,7 @@ JIT = {"auto": "auto", "on": True, "off": False}
 
 
 def main():
+    """Measure what the flags ask for, and report it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_size_flags(parser)
     parser.add_argument("--repetitions", type=int, default=5, help="interleaved repetitions (default %(default)s)")

@@ -44,7 +44,8 @@ def measure(contenders, repetitions, say=print):
             for step in contender.steps:
                 step()
             ready.append(contender)
-        except Exception as error:  # noqa: BLE001 - whatever a comparator does, the others are measured
+        # Whatever a comparator does, the others are measured.
+        except Exception as error:
             failures[contender.name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             say(f"  failed: {contender.name}: {failures[contender.name]}")
     seconds = {contender.name: [] for contender in ready}
