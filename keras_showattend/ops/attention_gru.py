@@ -8,14 +8,15 @@ One step, for a caption whose image has the features x_1 ... x_L:
 
 the attention of Bahdanau et al. 2015 (arXiv 1409.0473, appendix A.1.2) and the GRU of
 `keras.layers.GRU(reset_after=True)`. What does not depend on the state is not here: the keys k and the
-input half of the gates come in ready made, each from one large product.
+input half of the gates come in ready made, each from one large product. The tanh of the scores is computed
+from exponentials of queries and keys: see `additive_attention.py`.
 """
 
 from typing import NamedTuple
 
 from keras import ops
 
-from keras_showattend.ops.additive_attention import additive_attention, hidden_scores
+from keras_showattend.ops.additive_attention import attend_sigmoids, exponentials, sigmoids
 from keras_showattend.ops.precision import at_least_float32
 from keras_showattend.ops.scan import scan
 
@@ -45,14 +46,14 @@ def attention_gru_step(inputs, state, keys, features, mask, weights):
     Returns:
         The next state `(B, U)` and the attention weights `(B, L)`, both in the dtype of `state`.
     """
-    return _step(inputs, state, keys, features, mask, weights, _state_projection(weights))
+    return _step(inputs, state, exponentials(keys), features, mask, weights, _state_projection(weights))
 
 
-def _step(inputs, state, keys, features, mask, weights, projection):
-    """`attention_gru_step`, with what `_state_projection` makes of the weights."""
+def _step(inputs, state, exp_keys, features, mask, weights, projection):
+    """`attention_gru_step`, with the exponentials of the keys and what `_state_projection` makes of the weights."""
     query, recurrent = _project_state(state, weights, projection)
-    query = _grouped(query, ops.shape(keys)[0])
-    attention = additive_attention(query, keys, weights.score_kernel, mask)
+    exp_query = exponentials(_grouped(query, ops.shape(exp_keys)[0]))
+    attention = attend_sigmoids(sigmoids(exp_query, exp_keys), weights.score_kernel, mask)
     attention = ops.cast(attention, state.dtype)
     # (N, G, L) @ (N, L, F)
     context = ops.matmul(attention, features)
@@ -89,9 +90,10 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
         weights = AttentionGRUWeights(*weights)
         # Joined once: inside the loop it would copy both kernels at every step.
         projection = _state_projection(weights)
+        exp_keys = exponentials(keys)
 
         def step(carry, x):
-            state, attention = _step(*x, *carry, keys, features, mask, weights, projection)
+            state, attention = _step(*x, *carry, exp_keys, features, mask, weights, projection)
             return (state,), (state, attention)
 
         _, (states, attention) = scan(step, (state,), (inputs,))
@@ -102,7 +104,7 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
             d_attention = upstream[..., units:] if return_attention else None
             return _gradient(
                 upstream[..., :units], d_attention, states, attention,
-                inputs, state, keys, features, weights, projection,
+                inputs, state, exp_keys, features, weights, projection,
             )  # fmt: skip
 
         # Keras's custom gradients carry a single output on torch, so both travel in one tensor.
@@ -115,11 +117,11 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
     return output, None
 
 
-def _gradient(d_states, d_attention, states, attention, inputs, state, keys, features, weights, projection):
-    """The gradients of `inputs`, `state`, `keys`, `features` and of every weight."""
+def _gradient(d_states, d_attention, states, attention, inputs, state, exp_keys, features, weights, projection):
+    """The gradients of `inputs`, `state`, the keys, `features` and of every weight."""
     dtype = inputs.dtype
-    images, width = ops.shape(keys)[0], keys.shape[-1]
-    score = weights.score_kernel[:, 0]
+    images, width = ops.shape(exp_keys)[0], exp_keys.shape[-1]
+    score = at_least_float32(weights.score_kernel[:, 0])
     feature_width = features.shape[-1]
     units = state.shape[-1]
     length = ops.shape(inputs)[0]
@@ -148,11 +150,11 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
     features_transposed = ops.transpose(features, (0, 2, 1))
 
     def step(carry, x):
-        d_next, d_keys, d_score = carry
+        d_next, slopes, products = carry
         (
             d_state,
             attention,
-            query,
+            exp_query,
             update,
             reset,
             update_factor,
@@ -174,23 +176,21 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
             d_weights = d_weights + _grouped(rest[0], images)
         d_weights, attention = at_least_float32(d_weights), at_least_float32(attention)
         d_scores = attention * (d_weights - ops.sum(attention * d_weights, axis=-1, keepdims=True))
-        d_scores = ops.cast(d_scores, dtype)
-        hidden = hidden_scores(_grouped(query, images), keys)
-        # d_score is v's gradient; the rest of v's factors is taken out of the loop.
-        slope = d_scores[..., None] * (1 - hidden * hidden)
-        d_query = ops.reshape(ops.sum(slope, axis=2), (-1, width)) * score
-        d_keys = d_keys + at_least_float32(ops.sum(slope, axis=1))
-        d_score = d_score + at_least_float32(
-            ops.matmul(ops.reshape(d_scores, (1, -1)), ops.reshape(hidden, (-1, width)))
-        )
-        d_projected = ops.concatenate([d_query, d_recurrent], axis=-1)
+        # tanh = 1 - 2p has the derivative 4 p (1 - p). The factors 4 and v wait until the sums are taken, and the
+        # sums over captions and steps are kept by location, which costs no pass of its own.
+        p = sigmoids(_grouped(exp_query, images), exp_keys)
+        slope = p - p * p
+        d_query = ops.reshape(ops.matmul(d_scores[:, :, None], slope), (-1, width)) * (4 * score)
+        slopes = slopes + ops.sum(d_scores[..., None] * slope, axis=1)
+        products = products + ops.sum(d_scores[..., None] * p, axis=1)
+        d_projected = ops.concatenate([ops.cast(d_query, dtype), d_recurrent], axis=-1)
         d_previous = d_state * update + ops.matmul(d_projected, projection_transposed)
-        return (d_previous, d_keys, d_score), (d_gates, d_projected)
+        return (d_previous, slopes, products), (d_gates, d_projected)
 
     steps = [
         d_states,
         attention,
-        query,
+        exponentials(query),
         update,
         reset,
         update_factor,
@@ -200,11 +200,10 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
     steps[2:] = [in_time(x) for x in steps[2:]]
     if d_attention is not None:
         steps.append(d_attention)
-    zero_keys = ops.zeros_like(at_least_float32(keys))
-    zero_score = ops.zeros_like(at_least_float32(score))[None]
-    (d_state, d_keys, d_score), (d_gates, d_projected) = scan(
+    zeros = ops.zeros_like(exp_keys)
+    (d_state, slopes, products), (d_gates, d_projected) = scan(
         step,
-        (ops.zeros_like(state), zero_keys, zero_score),
+        (ops.zeros_like(state), zeros, zeros),
         tuple(ops.flip(x, axis=0) for x in steps),
     )
     d_gates, d_projected = ops.flip(d_gates, axis=0), ops.flip(d_projected, axis=0)
@@ -217,7 +216,9 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
     d_context = ops.reshape(ops.matmul(flat_gates, context_projection), (*ops.shape(d_gates)[:2], feature_width))
     # (N, L, T x G) @ (N, T x G, F)
     d_features = ops.matmul(ops.transpose(by_image, (0, 2, 1)), _by_image(d_context, images))
-    d_keys = ops.cast(d_keys * at_least_float32(score), dtype)
+    d_keys = ops.cast(slopes * (4 * score), dtype)
+    # The softmax's gradients d_scores sum to 0, so that the 1 of tanh = 1 - 2p leaves nothing.
+    d_score = -2 * ops.sum(products, axis=(0, 1))
     return (
         d_gates,
         d_state,
@@ -225,7 +226,7 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, keys, fea
         d_features,
         d_kernel[:, :width],
         d_bias[:width],
-        ops.cast(ops.transpose(d_score), dtype),
+        ops.cast(d_score[:, None], dtype),
         d_context_kernel,
         d_kernel[:, width:],
         d_bias[width:],
