@@ -46,30 +46,57 @@ def attention_gru_step(inputs, state, keys, features, mask, weights):
     Returns:
         The next state `(B, U)` and the attention weights `(B, L)`, both in the dtype of `state`.
     """
-    return _step(inputs, state, exponentials(keys), features, mask, weights, _state_projection(weights))
+    step = _step(inputs, state, exponentials(keys), features, mask, weights, _state_projection(weights))
+    return step.state, step.attention
+
+
+class _Step(NamedTuple):
+    """What a step computes and its gradient needs: of width L, A, F or U, never of width L x A."""
+
+    state: object  # (B, U), after the step
+    attention: object  # (B, L)
+    exp_query: object  # (B, A)
+    context: object  # (B, F)
+    update: object  # (B, U), like the rest
+    reset: object
+    candidate: object
+    recurrent_candidate: object  # n' = h U_n + b_n, before the reset gate
 
 
 def _step(inputs, state, exp_keys, features, mask, weights, projection):
     """`attention_gru_step`, with the exponentials of the keys and what `_state_projection` makes of the weights."""
-    query, recurrent = _project_state(state, weights, projection)
-    exp_query = exponentials(_grouped(query, ops.shape(exp_keys)[0]))
-    attention = attend_sigmoids(sigmoids(exp_query, exp_keys), weights.score_kernel, mask)
-    attention = ops.cast(attention, state.dtype)
+    width, units = weights.query_kernel.shape[-1], state.shape[-1]
+    projected = ops.matmul(state, projection[0]) + projection[1]
+    exp_query = exponentials(projected[:, :width])
+    hidden = sigmoids(_grouped(exp_query, ops.shape(exp_keys)[0]), exp_keys)
+    attention = ops.cast(attend_sigmoids(hidden, weights.score_kernel, mask), state.dtype)
     # (N, G, L) @ (N, L, F)
-    context = ops.matmul(attention, features)
-    context = ops.reshape(context, (-1, features.shape[-1]))
+    context = ops.reshape(ops.matmul(attention, features), (-1, features.shape[-1]))
     gates = inputs + ops.matmul(context, weights.context_kernel)
-    update, _, candidate = _gates(gates, recurrent)
-    state = update * state + (1 - update) * candidate
-    return state, ops.reshape(attention, (-1, ops.shape(features)[1]))
+    # Update and reset gate and the candidate, in Keras's order.
+    opened = ops.sigmoid(gates[:, : 2 * units] + projected[:, width : width + 2 * units])
+    update, reset = ops.split(opened, 2, axis=-1)
+    recurrent_candidate = projected[:, width + 2 * units :]
+    candidate = ops.tanh(gates[:, 2 * units :] + reset * recurrent_candidate)
+    return _Step(
+        state=update * state + (1 - update) * candidate,
+        attention=ops.reshape(attention, (-1, ops.shape(features)[1])),
+        exp_query=exp_query,
+        context=context,
+        update=update,
+        reset=reset,
+        candidate=candidate,
+        recurrent_candidate=recurrent_candidate,
+    )
 
 
 def attention_gru(inputs, state, keys, features, mask, weights, return_attention=False):
     """All steps, with a gradient written by hand.
 
-    The gradient keeps the states and the attention weights, `T x B x (U + L)`, and recomputes the tanh of
-    the scores, whose `T x B x L x A` values would be by far the most memory that automatic differentiation
-    keeps. All weight gradients are formed after the loop, as one product each.
+    The gradient keeps the states, gates, queries, contexts and attention weights, `T x B x (5U + A + F + L)`,
+    so that no product is computed twice, and recomputes the tanh of the scores, whose `T x B x L x A` values would
+    be by far the most memory that automatic differentiation keeps. All weight gradients are formed after the loop,
+    as one product each.
 
     Args:
         inputs: `(T, B, 3U)`, the input half of the gates without the context.
@@ -93,22 +120,22 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
         exp_keys = exponentials(keys)
 
         def step(carry, x):
-            state, attention = _step(*x, *carry, exp_keys, features, mask, weights, projection)
-            return (state,), (state, attention)
+            step = _step(*x, *carry, exp_keys, features, mask, weights, projection)
+            return (step.state,), step
 
-        _, (states, attention) = scan(step, (state,), (inputs,))
+        _, steps = scan(step, (state,), (inputs,))
+        steps = _Step(*steps)
 
         def gradient(*args, upstream=None):
             # torch hands the upstream gradient over by keyword, the others by position.
             upstream = args[0] if upstream is None else upstream
             d_attention = upstream[..., units:] if return_attention else None
             return _gradient(
-                upstream[..., :units], d_attention, states, attention,
-                inputs, state, exp_keys, features, weights, projection,
-            )  # fmt: skip
+                upstream[..., :units], d_attention, steps, state, exp_keys, features, weights, projection[0]
+            )
 
         # Keras's custom gradients carry a single output on torch, so both travel in one tensor.
-        output = ops.concatenate([states, attention], axis=-1) if return_attention else states
+        output = ops.concatenate([steps.state, steps.attention], axis=-1) if return_attention else steps.state
         return output, gradient
 
     output = run(inputs, state, keys, features, *weights)
@@ -117,35 +144,19 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
     return output, None
 
 
-def _gradient(d_states, d_attention, states, attention, inputs, state, exp_keys, features, weights, projection):
-    """The gradients of `inputs`, `state`, the keys, `features` and of every weight."""
-    dtype = inputs.dtype
+def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, projection_kernel):
+    """The gradients of the inputs, of `state`, of the keys, of `features` and of every weight."""
+    dtype = state.dtype
     images, width = ops.shape(exp_keys)[0], exp_keys.shape[-1]
     score = at_least_float32(weights.score_kernel[:, 0])
-    feature_width = features.shape[-1]
-    units = state.shape[-1]
-    length = ops.shape(inputs)[0]
-
-    # The forward pass of all steps at once: previous states, queries, contexts and gates, (T x B, ...).
-    previous = ops.concatenate([state[None], states[:-1]], axis=0)
-    flat_previous = ops.reshape(previous, (-1, units))
-    query, recurrent = _project_state(flat_previous, weights, projection)
-    # (N, T, G, L) @ (N, L, F), all captions and steps of an image in one product
-    by_image = _by_image(attention, images)
-    context = ops.matmul(by_image, features)
-    flat_context = ops.reshape(_by_time(context, length), (-1, feature_width))
-    flat_inputs = ops.reshape(inputs, (-1, 3 * units))
-    update, reset, candidate = _gates(flat_inputs + ops.matmul(flat_context, weights.context_kernel), recurrent)
-    recurrent_candidate = recurrent[:, 2 * units :]
+    previous = ops.concatenate([state[None], steps.state[:-1]], axis=0)
     # Everything that the chain rule multiplies the state's gradient with, before the loop.
+    update, reset, candidate = steps.update, steps.reset, steps.candidate
     candidate_factor = (1 - update) * (1 - candidate * candidate)
-    update_factor = (flat_previous - candidate) * update * (1 - update)
-    reset_factor = recurrent_candidate * reset * (1 - reset)
+    update_factor = (previous - candidate) * update * (1 - update)
+    reset_factor = steps.recurrent_candidate * reset * (1 - reset)
 
-    def in_time(x):
-        return ops.reshape(x, (*ops.shape(states)[:2], x.shape[-1]))
-
-    projection_transposed = ops.transpose(projection[0])
+    projection_transposed = ops.transpose(projection_kernel)
     context_projection = ops.transpose(weights.context_kernel)
     features_transposed = ops.transpose(features, (0, 2, 1))
 
@@ -169,9 +180,9 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, exp_keys,
         d_gates = ops.concatenate([d_update, d_reset, d_candidate], axis=-1)
         d_recurrent = ops.concatenate([d_update, d_reset, d_candidate * reset], axis=-1)
         # Through the context to the attention weights, the softmax and the scores.
-        d_context = _grouped(ops.matmul(d_gates, context_projection), images)
+        d_context = ops.matmul(d_gates, context_projection)
         attention = _grouped(attention, images)
-        d_weights = ops.matmul(d_context, features_transposed)
+        d_weights = ops.matmul(_grouped(d_context, images), features_transposed)
         if rest:
             d_weights = d_weights + _grouped(rest[0], images)
         d_weights, attention = at_least_float32(d_weights), at_least_float32(attention)
@@ -185,37 +196,34 @@ def _gradient(d_states, d_attention, states, attention, inputs, state, exp_keys,
         products = products + ops.sum(d_scores[..., None] * p, axis=1)
         d_projected = ops.concatenate([ops.cast(d_query, dtype), d_recurrent], axis=-1)
         d_previous = d_state * update + ops.matmul(d_projected, projection_transposed)
-        return (d_previous, slopes, products), (d_gates, d_projected)
+        return (d_previous, slopes, products), (d_gates, d_projected, d_context)
 
-    steps = [
+    xs = [
         d_states,
-        attention,
-        exponentials(query),
+        steps.attention,
+        steps.exp_query,
         update,
         reset,
         update_factor,
         reset_factor,
         candidate_factor,
     ]
-    steps[2:] = [in_time(x) for x in steps[2:]]
     if d_attention is not None:
-        steps.append(d_attention)
+        xs.append(d_attention)
     zeros = ops.zeros_like(exp_keys)
-    (d_state, slopes, products), (d_gates, d_projected) = scan(
+    (d_state, slopes, products), d_steps = scan(
         step,
         (ops.zeros_like(state), zeros, zeros),
-        tuple(ops.flip(x, axis=0) for x in steps),
+        tuple(ops.flip(x, axis=0) for x in xs),
     )
-    d_gates, d_projected = ops.flip(d_gates, axis=0), ops.flip(d_projected, axis=0)
+    d_gates, d_projected, d_context = (ops.flip(x, axis=0) for x in d_steps)
 
-    flat_gates = ops.reshape(d_gates, (-1, 3 * units))
-    flat_projected = ops.reshape(d_projected, (-1, width + 3 * units))
-    d_kernel = ops.matmul(ops.transpose(flat_previous), flat_projected)
+    flat_gates, flat_projected = _flat(d_gates), _flat(d_projected)
+    d_kernel = ops.matmul(ops.transpose(_flat(previous)), flat_projected)
     d_bias = ops.sum(flat_projected, axis=0)
-    d_context_kernel = ops.matmul(ops.transpose(flat_context), flat_gates)
-    d_context = ops.reshape(ops.matmul(flat_gates, context_projection), (*ops.shape(d_gates)[:2], feature_width))
-    # (N, L, T x G) @ (N, T x G, F)
-    d_features = ops.matmul(ops.transpose(by_image, (0, 2, 1)), _by_image(d_context, images))
+    d_context_kernel = ops.matmul(ops.transpose(_flat(steps.context)), flat_gates)
+    # (N, L, T x G) @ (N, T x G, F), all captions and steps of an image in one product
+    d_features = ops.matmul(ops.transpose(_by_image(steps.attention, images), (0, 2, 1)), _by_image(d_context, images))
     d_keys = ops.cast(slopes * (4 * score), dtype)
     # The softmax's gradients d_scores sum to 0, so that the 1 of tanh = 1 - 2p leaves nothing.
     d_score = -2 * ops.sum(products, axis=(0, 1))
@@ -240,25 +248,14 @@ def _state_projection(weights):
     return kernel, bias
 
 
-def _project_state(state, weights, projection):
-    """The queries `(B, A)` and the recurrent half of the gates `(B, 3U)`."""
-    width = weights.query_kernel.shape[-1]
-    kernel, bias = projection
-    projected = ops.matmul(state, kernel) + bias
-    return projected[:, :width], projected[:, width:]
-
-
 def _grouped(x, images):
     """`(N x G, W)` to `(N, G, W)`."""
     return ops.reshape(x, (images, -1, ops.shape(x)[-1]))
 
 
-def _gates(gates, recurrent):
-    """Update and reset gate and the candidate, `(B, U)` each, in Keras's order."""
-    units = gates.shape[-1] // 3
-    update, reset = ops.split(ops.sigmoid(gates[:, : 2 * units] + recurrent[:, : 2 * units]), 2, axis=-1)
-    candidate = ops.tanh(gates[:, 2 * units :] + reset * recurrent[:, 2 * units :])
-    return update, reset, candidate
+def _flat(x):
+    """`(T, B, W)` to `(T x B, W)`."""
+    return ops.reshape(x, (-1, x.shape[-1]))
 
 
 def _by_image(x, images):
@@ -267,10 +264,3 @@ def _by_image(x, images):
     x = ops.reshape(x, (length, images, -1, width))
     x = ops.transpose(x, (1, 0, 2, 3))
     return ops.reshape(x, (images, -1, width))
-
-
-def _by_time(x, length):
-    """`(N, T x G, W)` to `(T, N x G, W)`, the way back."""
-    x = ops.reshape(x, (ops.shape(x)[0], length, -1, x.shape[-1]))
-    x = ops.transpose(x, (1, 0, 2, 3))
-    return ops.reshape(x, (length, -1, x.shape[-1]))

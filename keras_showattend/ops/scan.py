@@ -12,7 +12,7 @@ def scan(step, carry, xs):
 
     Args:
         step: Function `(carry, x) -> (carry, y)`; `carry`, `x` and `y` are tuples of tensors. The shapes and
-            dtypes of `carry` stay the same; every `y` has the dtype of `xs[0]`.
+            dtypes of `carry` stay the same.
         carry: Tuple of tensors, what the first step gets.
         xs: Tuple of tensors `(T, ...)`; step t gets their rows t. T may be unknown while tracing.
 

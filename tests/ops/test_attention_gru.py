@@ -200,6 +200,23 @@ def test_grouped_captions_equal_repeated_features():
         np.testing.assert_allclose(gradient, one, atol=TIGHT)
 
 
+@pytest.mark.parametrize("scale", [30.0, 1000.0])
+def test_keys_far_beyond_the_range_of_tanh(scale):
+    # exp(2k) of such keys leaves float32; the weights are still those of tanh, and the gradient is finite.
+    case = Case()
+    case.keys *= scale
+    arrays = case.cast("float32")
+    found = case.fused(*arrays)
+    expected = naive_attention_gru(case.inputs, case.state, case.keys, case.features, case.mask, case.weights)
+    for x, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(x), wanted, atol=2e-6)
+    _, gradients = value_and_gradients(case.fused_mixture, case.arrays)
+    _, wanted = value_and_gradients(case.loop_mixture, case.arrays)
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert np.isfinite(gradient).all()
+        np.testing.assert_allclose(gradient, expected, rtol=TIGHT, atol=TIGHT)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.05), ("float16", 0.01), ("float32", 1e-5)])
 def test_lower_precision_stays_close(dtype, tolerance):
     case = Case(images=1, captions=2, steps=3)
