@@ -143,7 +143,7 @@ class Captioner(keras.Model):
 
     # Training: the pair of inputs and targets is made from the raw batch, and Keras's own steps do the rest.
 
-    def compile(self, optimizer="rmsprop", loss=None, jit_compile="auto", **kwargs):
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """As `keras.Model.compile`; without a loss, it is `MaskedSparseCategoricalCrossentropy`.
 
         Metrics that take `sample_weight`, such as `keras_showattend.metrics.Perplexity`, belong in
@@ -152,16 +152,13 @@ class Captioner(keras.Model):
         Args:
             optimizer: As in `keras.Model.compile`.
             loss: As in `keras.Model.compile`.
-            jit_compile: As in `keras.Model.compile`, but `"auto"` chooses XLA on TensorFlow without a GPU too, where
-                it is the faster way once a few lengths T are compiled; False suits batches of ever new shapes.
-            **kwargs: The other arguments of `keras.Model.compile`.
+            **kwargs: The other arguments of `keras.Model.compile`. On TensorFlow without a GPU, `jit_compile=True`
+                makes long trainings faster, once XLA has compiled each length T; Keras's own choice there is False.
         """
         if loss is None:
             dtype = at_least_float32_dtype(self.decoder.compute_dtype)
             loss = MaskedSparseCategoricalCrossentropy(dtype=dtype)
-        super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
-        if jit_compile == "auto" and keras.backend.backend() == "tensorflow" and not self.run_eagerly:
-            self.jit_compile = True
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
         # Past Keras's attribute tracking, as its own `compile` sets it: a built model takes no new variables.
         object.__setattr__(self, "_loss_tracker", TokenWeightedMean(name="loss"))
 

@@ -11,6 +11,7 @@ from keras_showattend.ops import (
     at_least_float32_dtype,
     attention_gru,
     attention_gru_step,
+    lookup,
 )
 from keras_showattend.validation import check_fraction, check_positive_integer, shapes_agree
 
@@ -220,7 +221,8 @@ class AttentionGRUDecoder(keras.layers.Layer):
         memory = self.prepare(features, features_mask)
         # Time first, while the arrays are still narrow: (T, B)
         tokens = ops.transpose(ops.reshape(tokens, (-1, shape[-1])))
-        embedded = self.embedding_dropout(self.embedding(tokens), training=training)
+        embedded = lookup(self._cast(self.embedding.embeddings), tokens)
+        embedded = self.embedding_dropout(embedded, training=training)
         if initial_state is None:
             initial_state = self.initial_state(ops.shape(tokens)[1])
         states, weights = attention_gru(

@@ -6,6 +6,7 @@ from keras_showattend.ops.attention_gru import (
 )
 from keras_showattend.ops.attention_gru import attention_gru as attention_gru
 from keras_showattend.ops.attention_gru import attention_gru_step as attention_gru_step
+from keras_showattend.ops.lookup import lookup as lookup
 from keras_showattend.ops.masking import masked_mean as masked_mean
 from keras_showattend.ops.masking import masked_softmax as masked_softmax
 from keras_showattend.ops.precision import at_least_float32 as at_least_float32
