@@ -5,7 +5,8 @@
 measures, interleaved in one run, one training step (forward, backward, Adam) of
 
 - the 2018 notebook's loop, eager and under one `tf.function`, captions padded to the data set's longest;
-- `keras.layers.RNN` around a cell that attends and calls `GRUCell`, compiled with XLA, in buckets by length;
+- `keras.layers.RNN` around a cell that attends and calls `GRUCell`, compiled with XLA, in buckets by length; as
+  most write it, the cell projecting the features at every step, and with that projection taken out of the loop;
 - `keras_showattend.Captioner`, one caption at a time, with the captions of an image together, and in bfloat16.
 
 Each is weighted over the buckets of an epoch of COCO-like captions. Results: a table, `train_throughput.json` and
@@ -13,28 +14,20 @@ Each is weighted over the buckets of an epoch of COCO-like captions. Results: a 
 """
 
 import argparse
-import importlib.util
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
-from harness.batches import epoch_buckets, features_of, lost_to_padding, padded_batch
+from contenders import BFLOAT16, COMPOSITION, EAGER, GRAPH, GROUPED, HOISTED, JIT, SINGLE, contender
+from harness.batches import epoch_buckets, lost_to_padding, padded_batch
 from harness.floor import matmul_step, multiply_adds
 from harness.report import describe, draw_bars, machine, prepare_output, table, write_json
 from harness.sizes import add_size_flags, refuse_what_does_not_fit, sizes_from
 from harness.timing import Contender, measure
-from keras import ops
 
-from keras_showattend import Captioner
-from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
-
-EAGER, GRAPH, COMPOSITION = "notebook, eager", "notebook, tf.function", "Keras RNN of a cell"
-SINGLE, GROUPED, BFLOAT16 = "ours, one caption", "ours, an image's captions", "ours, the same in bfloat16"
-NAMES = (EAGER, GRAPH, COMPOSITION, SINGLE, GROUPED, BFLOAT16)
+NAMES = (EAGER, GRAPH, COMPOSITION, HOISTED, SINGLE, GROUPED, BFLOAT16)
 MATMUL = "matmul"
-JIT = {"auto": "auto", "on": True, "off": False}
 
 
 def main():
@@ -46,7 +39,7 @@ def main():
         "--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}"
     )
     parser.add_argument(
-        "--jit-compile", choices=JIT, default="auto", help="of our training step (default: Captioner's)"
+        "--jit-compile", choices=JIT, default="auto", help="of our training step (default: XLA where there is one)"
     )
     parser.add_argument("--matmul-size", type=int, default=2048, help="of the product that tells the machine's rate")
     parser.add_argument("--output", help="folder for the JSON and the picture")
@@ -65,7 +58,7 @@ def main():
     contenders, failures = [], {}
     for name in arguments.only:
         try:
-            contenders.append(_contender(name, plan[name], sizes, JIT[arguments.jit_compile]))
+            contenders.append(contender(name, plan[name], sizes, JIT[arguments.jit_compile]))
         except ImportError as error:
             failures[name] = str(error)
             print(f"  left out: {name}: {error}")
@@ -110,62 +103,6 @@ def _buckets(name, sizes):
     if name in (EAGER, GRAPH):
         return padded_batch(sizes)
     return epoch_buckets(sizes, sizes.captions_per_image if name in (GROUPED, BFLOAT16) else None)
-
-
-def _contender(name, buckets, sizes, jit_compile):
-    steps = _notebook_steps if name in (EAGER, GRAPH) else _composition_steps if name == COMPOSITION else _our_steps
-    # The seconds of a caption: those of a batch of its bucket, divided among the batch's captions.
-    weights = [bucket.share / np.prod(bucket.tokens.shape[:-1]) for bucket in buckets]
-    return Contender(name, steps(name, buckets, sizes, jit_compile), weights)
-
-
-def _notebook_steps(name, buckets, sizes, jit_compile):
-    if keras.backend.backend() != "tensorflow" or not importlib.util.find_spec("tensorflow"):
-        raise ImportError("the notebook's loop needs KERAS_BACKEND=tensorflow")
-    import tensorflow as tf
-    from comparators.notebook import NotebookTrainer
-
-    trainer = NotebookTrainer(sizes.vocabulary, sizes.embed_dim, sizes.units)
-    (bucket,) = buckets
-    features = tf.constant(features_of(sizes, len(bucket.tokens)))
-    tokens = tf.constant(bucket.tokens)
-    # Weights and optimizer are made outside `tf.function`.
-    trainer.loss(features[:2], tokens[:2, :2])
-    trainer.optimizer.build(trainer.encoder.trainable_variables + trainer.decoder.trainable_variables)
-    step = tf.function(trainer.train_step) if name == GRAPH else trainer.train_step
-    return [lambda: step(features, tokens).numpy()]
-
-
-def _composition_steps(name, buckets, sizes, jit_compile):
-    from comparators.keras_rnn import compiled_composition
-
-    # XLA where there is one, whatever our own step is told.
-    model = compiled_composition(sizes, jit_compile=keras.backend.backend() != "torch")
-
-    def step_of(bucket):
-        features = ops.convert_to_tensor(features_of(sizes, len(bucket.tokens)))
-        inputs, targets = (ops.convert_to_tensor(x) for x in (bucket.tokens[:, :-1], bucket.tokens[:, 1:]))
-        real = ops.cast(targets != 0, "float32")
-        return lambda: model.train_on_batch((features, inputs), targets, sample_weight=real)
-
-    return [step_of(bucket) for bucket in buckets]
-
-
-def _our_steps(name, buckets, sizes, jit_compile):
-    dtype = "mixed_bfloat16" if name == BFLOAT16 else "float32"
-    model = Captioner(
-        FeatureEncoder(sizes.embed_dim, dtype=dtype),
-        AttentionGRUDecoder(sizes.vocabulary, sizes.embed_dim, sizes.units, dtype=dtype),
-        dtype=dtype,
-    )
-    model.compile("adam", jit_compile=jit_compile)
-
-    def step_of(bucket):
-        features = ops.convert_to_tensor(features_of(sizes, len(bucket.tokens)))
-        tokens = ops.convert_to_tensor(bucket.tokens)
-        return lambda: model.train_on_batch(features, tokens)
-
-    return [step_of(bucket) for bucket in buckets]
 
 
 def _summary(timing, buckets, sizes, matmul_rate):
@@ -230,7 +167,11 @@ def _ratios(rows):
     rates = {row["name"]: row["captions_per_second"] for row in rows}
     lines = []
     for ours in (name for name in (SINGLE, GROUPED, BFLOAT16) if name in rates):
-        against = [f"{rates[ours] / rates[name]:.1f} x {name}" for name in (EAGER, GRAPH, COMPOSITION) if name in rates]
+        against = [
+            f"{rates[ours] / rates[name]:.1f} x {name}"
+            for name in (EAGER, GRAPH, COMPOSITION, HOISTED)
+            if name in rates
+        ]
         if against:
             lines.append(f"{ours}: {', '.join(against)}")
     return "\n".join(lines)

@@ -82,7 +82,8 @@ def lost_to_padding(buckets):
 
 
 def features_of(sizes, images, seed=0):
-    """Random features `(N, L, D)`, positive as behind a ReLU."""
+    """Random features `(N, L, D)`, positive as behind a ReLU; after some images they repeat."""
     generator = np.random.default_rng(seed)
-    features = generator.standard_normal((images, sizes.locations, sizes.feature_width), dtype="float32")
-    return np.abs(features, out=features)
+    # Drawing features for thousands of images would take longer than training on them.
+    features = generator.standard_normal((min(images, 64), sizes.locations, sizes.feature_width), dtype="float32")
+    return np.resize(np.abs(features), (images, sizes.locations, sizes.feature_width))

@@ -20,7 +20,7 @@ def test_a_row_read_twice_has_the_sum_of_both_gradients(mode):
     weights = np.array([[1.0], [10.0], [100.0]])
 
     def loss(table):
-        return ops.sum(lookup(table, ops.convert_to_tensor([2, 0, 2])) * weights)
+        return ops.sum(lookup(table, ops.convert_to_tensor([2, 0, 2])) * as_tensor(weights))
 
     _, (gradient,) = value_and_gradients(loss, [np.zeros((3, 2))], mode)
     assert isinstance(gradient, np.ndarray)
@@ -36,7 +36,7 @@ def test_the_gradient_of_any_indices(indices):
     np.add.at(expected, indices, weights)
 
     def loss(table):
-        return ops.sum(lookup(table, ops.convert_to_tensor(indices)) * weights)
+        return ops.sum(lookup(table, ops.convert_to_tensor(indices)) * as_tensor(weights))
 
     _, (gradient,) = value_and_gradients(loss, [np.zeros((5, 2))])
     np.testing.assert_allclose(gradient, expected, atol=TIGHT)
