@@ -15,7 +15,7 @@ from harness.timing import Contender, measure
 from keras_showattend.features import FeatureExtractor
 
 OURS, COMPOSITION = "ours", "Keras RNN of a cell"
-_BUCKETS = 4  # at most: `choose_bucket_lengths` takes four quantiles
+_BUCKETS = 5  # at most: `choose_bucket_lengths` takes five quantiles
 _EPOCHS = 3  # of `fit`; the first compiles
 _EPOCH_SECONDS, _FEWEST_STEPS = 5, 20  # of an epoch of `fit`, where its steps are long
 _NUMBERS_A_PIXEL = 10  # what the widest layers of a convolutional network hold for each number of an image
