@@ -127,6 +127,8 @@ def train(captioner, train_batches, validation_batches, options):
     captioner.compile(
         optimizer=keras.optimizers.Adam(schedule, clipnorm=5.0),
         weighted_metrics=[MaskedAccuracy(name="accuracy"), Perplexity()],
+        # Batches have few lengths, so XLA compiles a few times and gains at every step; torch would need a C compiler.
+        jit_compile=keras.backend.backend() != "torch",
     )
     path = str(options.output / "captioner.keras")
     return captioner.fit(

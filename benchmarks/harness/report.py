@@ -54,7 +54,8 @@ def describe(found):
 def table(header, rows):
     """A Markdown table, columns aligned for the screen; the first is text, the others numbers."""
     cells = [header, *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    # Markdown wants a dash beside the colon of a column's rule.
+    widths = [max(2, *(len(row[i]) for row in cells)) for i in range(len(header))]
 
     def line(row):
         padded = [

@@ -125,13 +125,15 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
 
         _, steps = scan(step, (state,), (inputs,))
         steps = _Step(*steps)
+        # The output itself, held by its own gradient, would be a cycle that torch frees late.
+        kept = steps._replace(state=ops.stop_gradient(steps.state))
 
         def gradient(*args, upstream=None):
             # torch hands the upstream gradient over by keyword, the others by position.
             upstream = args[0] if upstream is None else upstream
             d_attention = upstream[..., units:] if return_attention else None
             return _gradient(
-                upstream[..., :units], d_attention, steps, state, exp_keys, features, weights, projection[0]
+                upstream[..., :units], d_attention, kept, state, exp_keys, features, weights, projection[0]
             )
 
         # Keras's custom gradients carry a single output on torch, so both travel in one tensor.

@@ -50,7 +50,14 @@ def _scan_tensorflow(step, carry, xs):
         carry = tuple(tf.ensure_shape(new, old.shape) for new, old in zip(after, carry, strict=True))
         return t + 1, carry, tuple(a.write(t, y) for a, y in zip(arrays, ys, strict=True))
 
-    _, carry, arrays = tf.while_loop(lambda t, *_: t < length, body, (1, carry, arrays), maximum_iterations=length)
+    # Each step needs the one before: several at once would only hold their memory.
+    _, carry, arrays = tf.while_loop(
+        lambda t, *_: t < length,
+        body,
+        (1, carry, arrays),
+        parallel_iterations=1,
+        maximum_iterations=length,
+    )
     return carry, tuple(a.stack() for a in arrays)
 
 
