@@ -51,7 +51,7 @@ def parse_arguments(arguments=None):
     data.add_argument("--max-captions", type=int, help="a random subset of the captions; the notebook took 30000")
     data.add_argument("--max-vocabulary", type=int, default=5000)
     scenes = parser.add_argument_group("drawn scenes (--dataset shapes)")
-    scenes.add_argument("--train-scenes", type=int, default=5000)
+    scenes.add_argument("--train-scenes", type=int, default=6000)
     scenes.add_argument("--validation-scenes", type=int, default=500)
     model = parser.add_argument_group("model; defaults depend on the data set")
     model.add_argument("--backbone", help="a keras.applications model, such as mobilenet_v2, or patches")
