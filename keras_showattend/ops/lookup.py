@@ -14,7 +14,7 @@ def lookup(table, indices):
 
     Args:
         table: Float, `(V, E)`.
-        indices: Int, any shape, 0 to V - 1.
+        indices: Int of any dtype, any shape, 0 to V - 1.
 
     Returns:
         `(..., E)`, in the dtype of `table`.
@@ -26,6 +26,7 @@ def lookup(table, indices):
     (2, 3, 4)
     """
     rows, width = table.shape
+    indices = ops.cast(indices, "int32")
 
     @ops.custom_gradient
     def run(table):

@@ -8,9 +8,10 @@ from numerics import MODES, TIGHT, as_tensor, value_and_gradients
 from keras_showattend.ops import lookup
 
 
-def test_the_rows():
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64"])
+def test_the_rows(dtype):
     table = np.arange(12.0).reshape(4, 3)
-    found = lookup(as_tensor(table), ops.convert_to_tensor([[3, 0], [3, 1]]))
+    found = lookup(as_tensor(table), ops.convert_to_tensor([[3, 0], [3, 1]], dtype=dtype))
     np.testing.assert_array_equal(ops.convert_to_numpy(found), table[[[3, 0], [3, 1]]])
 
 
