@@ -7,7 +7,6 @@ the functions here return, so that a first call traces and compiles and does not
 import importlib.util
 
 import keras
-import numpy as np
 from harness.batches import features_of
 from harness.timing import Contender
 from keras import ops
@@ -38,9 +37,12 @@ def contender(name, buckets, sizes, jit_compile="auto"):
     else:
         dtype = "mixed_bfloat16" if name == BFLOAT16 else "float32"
         steps = captioner_steps(sizes, buckets, dtype=dtype, jit_compile=jit_compile)
-    # The seconds of a caption: those of a batch of its bucket, divided among the batch's captions.
-    weights = [bucket.share / np.prod(bucket.tokens.shape[:-1]) for bucket in buckets]
-    return Contender(name, steps, weights)
+    return Contender(name, steps, seconds_weights(buckets))
+
+
+def seconds_weights(buckets):
+    """The seconds of a caption: those of a batch of its bucket, divided among the batch's captions."""
+    return [bucket.share / bucket.tokens[..., 0].size for bucket in buckets]
 
 
 def compiled_captioner(sizes, dtype="float32", jit_compile="auto"):

@@ -5,12 +5,12 @@ import time
 
 import keras
 import numpy as np
-from contenders import captioner_steps, compiled_captioner, composition_steps
+from contenders import captioner_steps, compiled_captioner, composition_steps, seconds_weights
 from fit_batches import DEVICE, MEMORY, EpochClock, epoch_in_memory, order_of_buckets
 from harness.batches import epoch_buckets, lost_to_padding
-from harness.floor import matmul_step, multiply_adds
+from harness.floor import matmul_step, multiply_adds_of_caption
 from harness.sizes import available_bytes
-from harness.timing import Contender, measure
+from harness.timing import Contender, first_line, measure
 
 from keras_showattend.features import FeatureExtractor
 
@@ -107,7 +107,7 @@ class Measurements:
         """A row of ours; where asked for, Keras's own layers are measured in turn with it."""
         print(f"  training at batch size {batch_size}{f', in turn with {COMPOSITION}' if compare else ''}")
         sizes, buckets = self._batches(batch_size)
-        contenders = [Contender(OURS, captioner_steps(sizes, buckets, dtype=self.policy), _weights(buckets))]
+        contenders = [Contender(OURS, captioner_steps(sizes, buckets, dtype=self.policy), seconds_weights(buckets))]
         if compare:
             what = f"{COMPOSITION} at batch size {batch_size}"
             contenders += self.attempt(what, self._composition, batch_size) or []
@@ -138,7 +138,7 @@ class Measurements:
 
     def _composition(self, batch_size):
         sizes, buckets = self._batches(batch_size, together=False)
-        return [Contender(COMPOSITION, composition_steps(sizes, buckets), _weights(buckets))]
+        return [Contender(COMPOSITION, composition_steps(sizes, buckets), seconds_weights(buckets))]
 
     def _batches(self, batch_size, together=True):
         """Sizes and buckets of this batch size; raises before anything is allocated that can't fit."""
@@ -160,12 +160,7 @@ class Measurements:
         """The share of the matmul rate that the products of the steps took."""
         if not self.matmul_rate:
             return None
-        operations = 0.0  # of a caption
-        for bucket in buckets:
-            captions = int(np.prod(bucket.tokens.shape[:-1]))
-            step = multiply_adds(self.sizes, len(bucket.tokens), captions, bucket.length)
-            operations += bucket.share * step / captions
-        return operations * captions_per_second / self.matmul_rate
+        return multiply_adds_of_caption(self.sizes, buckets) * captions_per_second / self.matmul_rate
 
     # Training as users do it
 
@@ -258,11 +253,6 @@ class Measurements:
         )
 
 
-def _weights(buckets):
-    # The seconds of a caption: those of a batch of its bucket, divided among the batch's captions.
-    return [bucket.share / bucket.tokens[..., 0].size for bucket in buckets]
-
-
 def free_bytes():
     """Free memory of the first GPU, or None where the backend doesn't tell."""
     backend = keras.backend.backend()
@@ -279,9 +269,3 @@ def free_bytes():
             kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
             return torch.cuda.mem_get_info()[0] + kept
     return None
-
-
-def first_line(error):
-    """An error as one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

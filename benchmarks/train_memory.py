@@ -46,6 +46,7 @@ from harness.memory import step_memory
 from harness.report import describe, draw_lines, machine, prepare_output, table, write_json
 from harness.sizes import Sizes, add_size_flags, refuse_what_does_not_fit, sizes_from
 from harness.sweeps import LABELS, add_sweep_flags, batch_shape, full_batch, full_captions, sweeps_from
+from harness.timing import first_line
 
 NAMES = (GRAPH, COMPOSITION, HOISTED, SINGLE, GROUPED)
 _ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "0", "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
@@ -163,7 +164,7 @@ def _measure_here(name, sizes, jit_compile, steps):
         (step,) = contender(name, [bucket], sizes, JIT[jit_compile]).steps
         return step_memory(step, steps)
     except Exception as error:  # the process that asked reports it and goes on
-        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        return {"error": first_line(error)}
 
 
 def _group(name, sizes):

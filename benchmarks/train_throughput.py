@@ -18,10 +18,9 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np
 from contenders import BFLOAT16, COMPOSITION, EAGER, GRAPH, GROUPED, HOISTED, JIT, SINGLE, contender
 from harness.batches import epoch_buckets, lost_to_padding, padded_batch
-from harness.floor import matmul_step, multiply_adds
+from harness.floor import matmul_step, multiply_adds_of_caption
 from harness.report import describe, draw_bars, machine, prepare_output, table, write_json
 from harness.sizes import add_size_flags, refuse_what_does_not_fit, sizes_from
 from harness.timing import Contender, measure
@@ -106,20 +105,15 @@ def _buckets(name, sizes):
 
 
 def _summary(timing, buckets, sizes, matmul_rate):
-    floor_seconds = step_seconds = 0.0
-    for bucket, seconds in zip(buckets, timing.step_seconds, strict=True):
-        captions = int(np.prod(bucket.tokens.shape[:-1]))
-        operations = multiply_adds(sizes, len(bucket.tokens), captions, bucket.length)
-        floor_seconds += bucket.share * operations / captions / matmul_rate if matmul_rate else 0
-        step_seconds += bucket.share * seconds
+    operations_per_second = multiply_adds_of_caption(sizes, buckets) * timing.captions_per_second
     return {
         "name": timing.name,
         "captions_per_second": timing.captions_per_second,
         "slowest": timing.slowest,
         "fastest": timing.fastest,
-        "step_seconds": step_seconds,
+        "step_seconds": sum(b.share * s for b, s in zip(buckets, timing.step_seconds, strict=True)),
         "first_call_seconds": timing.first_call_seconds,
-        "share_of_floor": floor_seconds * timing.captions_per_second if matmul_rate else None,
+        "share_of_floor": operations_per_second / matmul_rate if matmul_rate else None,
         "steps_lost_to_padding": lost_to_padding(buckets),
         "buckets": [
             {

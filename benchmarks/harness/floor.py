@@ -23,6 +23,15 @@ def multiply_adds(sizes, images, captions, length):
     return 2 * (images * (encoder + keys) + steps * (scores + contexts + gates + queries + head))
 
 
+def multiply_adds_of_caption(sizes, buckets):
+    """`multiply_adds` for each caption, the mean over an epoch's buckets."""
+    total = 0.0
+    for bucket in buckets:
+        captions = bucket.tokens[..., 0].size
+        total += bucket.share * multiply_adds(sizes, len(bucket.tokens), captions, bucket.length) / captions
+    return total
+
+
 def matmul_step(size, dtype="float32"):
     """A function that multiplies two square matrices on the backend and waits, and its operations."""
     generator = np.random.default_rng(0)

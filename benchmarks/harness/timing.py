@@ -46,7 +46,7 @@ def measure(contenders, repetitions, say=print):
             ready.append(contender)
         # Whatever a comparator does, the others are measured.
         except Exception as error:
-            failures[contender.name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            failures[contender.name] = first_line(error)
             say(f"  failed: {contender.name}: {failures[contender.name]}")
     seconds = {contender.name: [] for contender in ready}
     for repetition in range(repetitions):
@@ -75,3 +75,9 @@ def _seconds(step):
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
+
+
+def first_line(error):
+    """An error as one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
