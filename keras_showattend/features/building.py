@@ -1,18 +1,18 @@
-"""Filling a feature store: decode, run the backbone, write shard after shard."""
+"""Filling a feature store: with what it lacks, and with what of it is damaged."""
 
 import collections
+import contextlib
 import itertools
-import json
 import math
-import os
-import shutil
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
 
 import keras
 import numpy as np
 
-from keras_showattend.features import manifest as files
+from keras_showattend.features import disk
+from keras_showattend.features.extraction import Extraction
+from keras_showattend.features.manifest import FORMAT, is_image_id, recover_manifest, write_manifest
+from keras_showattend.features.shards import NewShard, damaged_files, numpy_dtype, open_features, read_captions
 from keras_showattend.version import __version__
 
 
@@ -24,7 +24,7 @@ class StoreBuilder:
     the next one goes on after the last listed shard.
     """
 
-    def __init__(self, folder, extractor, batch_size, shard_size, dtype, on_error, verbose, captions):
+    def __init__(self, folder, extractor, batch_size, shard_size, dtype, on_error, verbose):
         for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(
@@ -36,37 +36,55 @@ class StoreBuilder:
         self.extractor = extractor
         self.batch_size = batch_size
         self.shard_size = shard_size
+        self.dtype = numpy_dtype(dtype)
         self.on_error = on_error
         self.verbose = verbose
-        self.dtype = np.dtype(dtype)
         self.image_shape = (extractor.locations, extractor.width)
-        self.image_bytes = math.prod(self.image_shape) * self.dtype.itemsize
-        self.captions = captions
 
-    def run(self, examples, manifest):
-        """Adds the examples that the store lacks.
+    def run(self, examples):
+        """Adds the examples that the store lacks, those of its damaged shards among them.
 
         Args:
             examples: Sequence or iterable of examples.
-            manifest: Manifest of the store as it is now; extended in place.
 
         Returns:
             The ids of the examples that the store holds now, in the order of the examples.
         """
-        self.manifest = manifest
-        self.skipped = {entry["image_id"]: entry["reason"] for entry in manifest["skipped"]}
+        with disk.naming_a_full_disk(self.folder):
+            disk.prepare_folder(self.folder)
+            with disk.locked(self.folder):
+                disk.remove_partial(self.folder)
+                return self._run(examples)
+
+    def _run(self, examples):
+        self.manifest = recover_manifest(self.folder) or new_manifest(self.extractor, self.dtype.name)
+        check_same(self.folder, self.manifest, self.extractor.fingerprint(), self.dtype.name)
+        self.skipped = {entry["image_id"]: entry["reason"] for entry in self.manifest["skipped"]}
+        self.damaged = self._damaged_shards()
+        self.captions = {}
+        for number, shard in enumerate(self.manifest["shards"]):
+            if number not in self.damaged:
+                open_features(self.folder, number, self.manifest)
+                self.captions.update(read_captions(self.folder, number, shard["images"]))
+
         order = []
         new, total = self._new_examples(examples, order), None
         if isinstance(examples, (list, tuple)):
             # A mistake in the last example shows before the first hour of work.
             new = list(new)
             total = len(new)
-        elif hasattr(examples, "__len__") and not self.captions:
-            total = len(examples)
+        elif hasattr(examples, "__len__"):
+            total = max(0, len(examples) - len(self.captions))
         if total != 0:
             self._extract(new, total)
+        else:
+            collections.deque(new, maxlen=0)
         if not order:
             raise ValueError("`examples` must hold at least one image. Received: none.")
+        for number in self.damaged.copy():
+            # Its images were empty, or are not among the examples any more.
+            self._list(number, NewShard(self.folder, number, self.dtype, self.image_shape).finish())
+        self._write_manifest()
         present = [image_id for image_id in order if image_id not in self.skipped]
         if not present:
             raise ValueError(
@@ -74,9 +92,20 @@ class StoreBuilder:
             )
         return present
 
+    def _damaged_shards(self):
+        """Numbers of the shards that have other bytes than were written, ascending."""
+        damaged = set()
+        for number, shard in enumerate(self.manifest["shards"]):
+            if wrong := damaged_files(self.folder, number, shard):
+                damaged.add(number)
+                if self.verbose:
+                    named = ", ".join(f"{name} ({what})" for name, what in wrong.items())
+                    print(f"Computing shard {number} of {self.folder} again: {named}.")
+        return damaged
+
     def _new_examples(self, examples, order):
         """Checks the examples, notes their ids in `order`, and yields those to be computed."""
-        seen = set()
+        seen, again = set(), []
         for position, example in enumerate(examples):
             image_id, captions = _check_example(example, position)
             if image_id in seen:
@@ -90,133 +119,75 @@ class StoreBuilder:
                 )
             seen.add(image_id)
             order.append(image_id)
-            if image_id not in self.captions:
+            if image_id in self.skipped:
+                again.append((image_id, example["image"], captions))
+            elif image_id not in self.captions:
                 yield image_id, example["image"], captions
+        # Images that were skipped before come last, so that the shards are those of a build without interruption.
+        yield from (example for example in again if self.on_error == "raise" or self._can_be_read(example[1]))
+
+    def _can_be_read(self, image):
+        with contextlib.suppress(OSError, ValueError):
+            self.extractor.load_image(image)
+            return True
+        return False
 
     def _extract(self, new, total):
-        check_disk(self.folder, (total or 1) * self.image_bytes)
-        if self.verbose and total:
-            size = total * self.image_bytes / 1e6
-            print(f"Storing the features of {total} images in {self.folder}: {size:,.1f} MB")
-        self.progress = keras.utils.Progbar(total, unit_name="image", verbose=self.verbose)
-        self.done = 0
-        self.model = _Inference(self.extractor)
-        loaded = self._load(new)
-        try:
-            while True:
-                shard = itertools.islice(loaded, self.shard_size)
-                first = next(shard, None)
-                if first is None:
-                    break
-                self._write_shard(itertools.chain([first], shard))
-                self._write_manifest()
-        finally:
-            loaded.close()
-        if self._skipped_list() != self.manifest["skipped"]:
-            self._write_manifest()
-        if self.done:
-            self.progress.update(self.done, finalize=True)
-
-    def _load(self, new):
-        """Decodes in a few threads, two batches ahead, so that the backbone need not wait."""
-        pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
-        waiting = collections.deque()
-        new = iter(new)
-        try:
-            while True:
-                missing = 2 * self.batch_size - len(waiting)
-                for image_id, image, captions in itertools.islice(new, missing):
-                    future = pool.submit(self.extractor.load_image, image)
-                    waiting.append((image_id, captions, future))
-                if not waiting:
-                    return
-                image_id, captions, future = waiting.popleft()
-                # An image that was skipped before is tried again.
-                self.skipped.pop(image_id, None)
-                try:
-                    pixels = future.result()
-                except (OSError, ValueError) as error:
-                    reason = f"The image of image_id={image_id!r} can't be read: {error}"
-                    if self.on_error == "raise":
-                        # FileNotFoundError and ValueError stay what they are.
-                        raise type(error)(f"{reason} Leave it out with on_error='skip'.") from error
-                    self.skipped[image_id] = reason
-                    continue
-                yield image_id, captions, pixels
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _write_shard(self, loaded):
-        number = len(self.manifest["shards"])
-        features_path = os.path.join(self.folder, files.features_name(number))
-        captions_path = os.path.join(self.folder, files.captions_name(number))
-        disk_dtype = files.DISK_DTYPES[self.dtype.name]
-        lines = []
-        with files.replacing(features_path) as file:
-            # The number of images is known at the end: the header is written twice.
-            file.write(files.npy_header((self.shard_size, *self.image_shape), disk_dtype))
-            while batch := list(itertools.islice(loaded, self.batch_size)):
-                ids, captions, pixels = zip(*batch, strict=True)
-                features = self._features(ids, pixels)
-                file.write(features.view(disk_dtype).data)
-                for image_id, texts in zip(ids, captions, strict=True):
-                    line = {"image_id": image_id, "captions": texts}
-                    lines.append(json.dumps(line, ensure_ascii=False))
-                self.done += len(batch)
-                self.progress.update(self.done, finalize=False)
-            file.seek(0)
-            file.write(files.npy_header((len(lines), *self.image_shape), disk_dtype))
-        with files.replacing(captions_path) as file:
-            file.write("".join(f"{line}\n" for line in lines).encode())
-        self.manifest["shards"].append(
-            {
-                "images": len(lines),
-                "features": files.describe(features_path),
-                "captions": files.describe(captions_path),
-            }
+        image_bytes = math.prod(self.image_shape) * self.dtype.itemsize
+        disk.check_room(self.folder, (total or 1) * image_bytes)
+        if self.verbose:
+            size = f"{image_bytes / 1e3:,.1f} kB each" if total is None else f"{total * image_bytes / 1e6:,.1f} MB"
+            print(f"Storing the features of {total or 'the'} images in {self.folder}: {size}")
+        progress = _Progress(total, self.verbose)
+        extraction = Extraction(
+            self.folder, self.extractor, self.batch_size, self.dtype, self.on_error, progress.images_done
         )
+        shards = self.manifest["shards"]
+        slots = itertools.chain(
+            [(number, shards[number]["images"]) for number in sorted(self.damaged) if shards[number]["images"]],
+            zip(itertools.count(len(shards)), itertools.repeat(self.shard_size)),
+        )
+        with contextlib.closing(extraction.write_shards(new, slots)) as finished:
+            for shard in finished:
+                for image_id in shard.image_ids:
+                    self.skipped.pop(image_id, None)
+                self.skipped.update(shard.skipped)
+                self._list(shard.number, shard.entry)
+        progress.end()
 
-    def _features(self, ids, pixels):
-        """Features `(n, L, D)` of a batch, in the store's dtype."""
-        # The last batch of a shard is filled up: one shape, compiled once.
-        images = np.zeros((self.batch_size, *pixels[0].shape), "float32")
-        images[: len(pixels)] = pixels
-        features = np.asarray(self.model.predict_on_batch(images))[: len(pixels)]
-        with np.errstate(over="ignore"):
-            features = np.ascontiguousarray(features.astype(self.dtype))
-        finite = np.isfinite(features).all(axis=(1, 2))
-        if not finite.all():
-            raise ValueError(
-                f"The features of image_id={ids[int(np.argmin(finite))]!r} are not finite in "
-                f"{self.dtype.name}. If they are finite in float32, pass dtype='bfloat16' or "
-                "dtype='float32'."
-            )
-        return features
-
-    def _skipped_list(self):
-        return [{"image_id": key, "reason": reason} for key, reason in self.skipped.items()]
+    def _list(self, number, entry):
+        """Makes a shard part of the store."""
+        self.manifest["shards"][number : number + 1] = [entry]
+        self.damaged.discard(number)
+        self._write_manifest()
 
     def _write_manifest(self):
-        self.manifest["skipped"] = self._skipped_list()
-        files.write_manifest(self.folder, self.manifest)
+        self.manifest["skipped"] = [{"image_id": key, "reason": reason} for key, reason in self.skipped.items()]
+        write_manifest(self.folder, self.manifest)
 
 
-class _Inference(keras.Model):
-    """The extractor as a model: `predict_on_batch` compiles it on every backend."""
+class _Progress:
+    """One bar, with the images of a second and the time that is left."""
 
-    def __init__(self, extractor):
-        super().__init__(name="inference", autocast=False)
-        self.extractor = extractor
-        self.built = True
+    def __init__(self, total, verbose):
+        self._bar = keras.utils.Progbar(total, unit_name="image", verbose=verbose, stateful_metrics=["images/s"])
+        self._start = time.perf_counter()
+        self._done = 0
 
-    def call(self, images):
-        return self.extractor(images)
+    def images_done(self, count):
+        self._done += count
+        rate = self._done / (time.perf_counter() - self._start)
+        self._bar.update(self._done, [("images/s", rate)], finalize=False)
+
+    def end(self):
+        if self._done:
+            self._bar.update(self._done, finalize=True)
 
 
 def new_manifest(extractor, dtype):
     """The manifest of a store without images."""
     return {
-        "format": files.FORMAT,
+        "format": FORMAT,
         "library_version": __version__,
         "extractor": extractor.fingerprint(),
         "dtype": dtype,
@@ -228,29 +199,22 @@ def new_manifest(extractor, dtype):
     }
 
 
-def prepare_folder(folder):
-    """Makes the folder, and proves that files can be written there.
+def check_same(folder, manifest, fingerprint, dtype):
+    """Checks that a store holds features of an extractor, in a dtype.
 
     Raises:
-        OSError: If they can't.
+        ValueError: If they are of another.
     """
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"The feature store can't be written at {folder!r}: {error}") from error
-
-
-def check_disk(folder, needed):
-    """Checks that a number of bytes fits on the disk of a folder.
-
-    Raises:
-        OSError: If it does not.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(f"The features need {needed / 1e9:,.2f} GB at {folder!r}, where {free / 1e9:,.2f} GB are free.")
+    if manifest["extractor"] != fingerprint:
+        raise ValueError(
+            f"The store at {folder!r} holds features of another extractor: build in another folder, "
+            f"or delete that one.\nReceived: {fingerprint}\nStored:   {manifest['extractor']}"
+        )
+    if manifest["dtype"] != dtype:
+        raise ValueError(
+            f"The store at {folder!r} has another dtype: build in another folder, or delete that "
+            f"one. Received: dtype={dtype!r}, stored: {manifest['dtype']!r}."
+        )
 
 
 def _check_example(example, position):
@@ -264,7 +228,7 @@ def _check_example(example, position):
     image_id, captions = example["image_id"], example["captions"]
     if isinstance(image_id, np.integer):
         image_id = int(image_id)
-    if not files.is_image_id(image_id):
+    if not is_image_id(image_id):
         raise ValueError(
             "`image_id` must be an integer or a string. Received at position "
             f"{position}: image_id={image_id!r} (type {type(image_id).__name__})."

@@ -2,18 +2,17 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import math
 import os
 
-import numpy as np
+from keras_showattend.features.disk import replacing
 
 FORMAT = "keras_showattend feature store 1"
 MANIFEST = "manifest.json"
-
-# bfloat16 is no dtype of the .npy format: its 16 bits are stored as integers.
-DISK_DTYPES = {"float16": "<f2", "float32": "<f4", "bfloat16": "<u2"}
+# A build goes on from it where the manifest itself is damaged.
+COPY = "manifest-copy.json"
+DTYPES = ("float16", "bfloat16", "float32")
 
 _MAX_MANIFEST_BYTES = 64 * 2**20
 _NUMBERS = ("grid", "locations", "width", "shards", "skipped")
@@ -23,59 +22,25 @@ class DamagedStoreError(ValueError):
     """A file of a store is missing, or is not what the manifest says it is."""
 
 
-def features_name(shard):
-    """File name of a shard's features: derived from its number, never read from a manifest."""
-    return f"features-{shard:05d}.npy"
-
-
-def captions_name(shard):
-    """File name of a shard's ids and captions, one JSON object a line."""
-    return f"captions-{shard:05d}.jsonl"
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Opens a binary file that takes the place of `path` when all of it is on the disk.
-
-    Whoever reads `path` sees the old file or the whole new one, whatever happens in between.
-    """
-    partial = f"{path}.partial"
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(partial)
-        raise
-    if os.name == "posix":  # Elsewhere a folder can't be opened, and need not be.
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def describe(path):
-    """Size and checksum of a file, as the manifest keeps them."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": os.path.getsize(path), "sha256": digest}
-
-
 def write_manifest(folder, manifest):
-    """Writes a manifest, with its own checksum, in place of the one before."""
-    with replacing(os.path.join(folder, MANIFEST)) as file:
-        file.write(_render(manifest))
+    """Writes a manifest, with its own checksum, and its copy in place of those before.
+
+    Files that have the same bytes already stay as they are.
+    """
+    content = _render(manifest)
+    for name in (MANIFEST, COPY):
+        path = os.path.join(folder, name)
+        if _content(path) != content:
+            with replacing(path) as file:
+                file.write(content)
 
 
-def read_manifest(folder):
+def read_manifest(folder, name=MANIFEST):
     """Reads the manifest of a store and checks every value in it.
 
     Args:
         folder: Path of the store.
+        name: `MANIFEST` or `COPY`.
 
     Returns:
         The manifest, a dict.
@@ -84,9 +49,9 @@ def read_manifest(folder):
         FileNotFoundError: If there is no manifest.
         ValueError: If it is damaged, or is not one of this format.
     """
-    path = os.path.join(folder, MANIFEST)
+    path = os.path.join(folder, name)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no feature store at {str(folder)!r}: no {MANIFEST}.")
+        raise FileNotFoundError(f"There is no feature store at {str(folder)!r}: no {name}.")
     if os.path.getsize(path) > _MAX_MANIFEST_BYTES:
         raise DamagedStoreError(f"{path} is too large for a manifest.")
     with open(path, "rb") as file:
@@ -104,6 +69,37 @@ def read_manifest(folder):
     return manifest
 
 
+def recover_manifest(folder):
+    """Reads the manifest, or its copy where the manifest is damaged or gone.
+
+    Returns:
+        The manifest, or None where there is neither.
+
+    Raises:
+        ValueError: If both are damaged.
+    """
+    try:
+        return read_manifest(folder)
+    except (FileNotFoundError, DamagedStoreError) as error:
+        try:
+            return read_manifest(folder, COPY)
+        except FileNotFoundError:
+            if isinstance(error, FileNotFoundError):
+                return None
+            raise error from None
+        except DamagedStoreError as copy_error:
+            raise DamagedStoreError(
+                f"Neither the manifest nor its copy can be read: {error} {copy_error} Build in another folder, or "
+                "delete that one."
+            ) from error
+
+
+def _content(path):
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        return file.read()
+    return None
+
+
 def _render(manifest):
     """The one text of a manifest, so that any changed byte shows."""
     body = json.dumps(manifest, indent=1, sort_keys=True)
@@ -116,7 +112,7 @@ def _check(manifest, path):
         if not holds:
             raise DamagedStoreError(f"{path} is not a valid manifest: {text}.")
 
-    rule(manifest.get("dtype") in list(DISK_DTYPES), f"`dtype` must be one of {list(DISK_DTYPES)}")
+    rule(manifest.get("dtype") in list(DTYPES), f"`dtype` must be one of {list(DTYPES)}")
     rule(isinstance(manifest.get("extractor"), dict), "`extractor` must be an object")
     rule(all(name in manifest for name in _NUMBERS), f"it must hold {', '.join(_NUMBERS)}")
     grid = manifest["grid"]
@@ -139,7 +135,7 @@ def _check(manifest, path):
     for shard in manifest["shards"]:
         rule(
             isinstance(shard, dict)
-            and _is_size(shard.get("images"), 1)
+            and _is_size(shard.get("images"))
             and all(_is_description(shard.get(kind)) for kind in ("features", "captions")),
             "each of `shards` must hold `images`, and `bytes` and `sha256` of its two files",
         )
@@ -161,88 +157,3 @@ def _is_description(value):
         and isinstance(value.get("sha256"), str)
         and len(value["sha256"]) == 64
     )
-
-
-def open_shard(folder, number, manifest):
-    """Checks a shard's files against the manifest and maps its features into memory.
-
-    Sizes, shape and dtype are compared before anything is mapped or allocated; nothing is ever
-    unpickled.
-
-    Args:
-        folder: Path of the store.
-        number: The shard's number.
-        manifest: What `read_manifest` returned.
-
-    Returns:
-        Read-only array `(images, L, D)` in the disk's dtype.
-
-    Raises:
-        ValueError: If a file is missing, or its size, shape or dtype is another.
-    """
-    shard = manifest["shards"][number]
-    for kind, name in (("features", features_name(number)), ("captions", captions_name(number))):
-        path = os.path.join(folder, name)
-        if not os.path.isfile(path):
-            raise DamagedStoreError(f"{path} is missing.")
-        size, expected = os.path.getsize(path), shard[kind]["bytes"]
-        if size != expected:
-            raise DamagedStoreError(f"{path} has {size} bytes; the manifest says {expected}.")
-    path = os.path.join(folder, features_name(number))
-    shape = (shard["images"], manifest["locations"], manifest["width"])
-    dtype = np.dtype(DISK_DTYPES[manifest["dtype"]])
-    with open(path, "rb") as file:
-        try:
-            np.lib.format.read_magic(file)
-            found = np.lib.format.read_array_header_1_0(file)
-        except (ValueError, SyntaxError) as error:
-            raise DamagedStoreError(f"{path} is damaged: {error}.") from error
-        offset = file.tell()
-    expected_bytes = offset + math.prod(shape) * dtype.itemsize
-    if found != (shape, False, dtype) or shard["features"]["bytes"] != expected_bytes:
-        raise DamagedStoreError(
-            f"{path} does not hold the array that the manifest tells of: shape {shape}, "
-            f"dtype {dtype}. Received: shape {found[0]}, dtype {found[2]}."
-        )
-    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
-
-
-def npy_header(shape, dtype):
-    """The header of a .npy file; its length does not depend on the number of images."""
-    file = io.BytesIO()
-    fields = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)}
-    np.lib.format.write_array_header_1_0(file, fields)
-    return file.getvalue()
-
-
-def read_captions(folder, number, images):
-    """Reads a shard's ids and captions.
-
-    Args:
-        folder: Path of the store.
-        number: The shard's number.
-        images: How many images the manifest says it has.
-
-    Returns:
-        List of pairs of an image id and its captions.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    path = os.path.join(folder, captions_name(number))
-    try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            records = [json.loads(line) for line in file]
-    except (ValueError, RecursionError) as error:
-        raise DamagedStoreError(f"{path} is damaged: {error}.") from error
-    for record in records:
-        if not (
-            isinstance(record, dict)
-            and is_image_id(record.get("image_id"))
-            and isinstance(record.get("captions"), list)
-            and all(isinstance(text, str) for text in record["captions"])
-        ):
-            raise DamagedStoreError(f"{path} is damaged: each line must be an image's captions.")
-    if len(records) != images:
-        raise DamagedStoreError(f"{path} has {len(records)} lines for {images} images.")
-    return [(record["image_id"], record["captions"]) for record in records]

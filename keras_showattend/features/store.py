@@ -2,18 +2,12 @@
 
 import os
 
-import ml_dtypes
 import numpy as np
 
-from keras_showattend.features import manifest as files
 from keras_showattend.features.batches import caption_batches
-from keras_showattend.features.building import StoreBuilder, new_manifest, prepare_folder
-
-_DTYPES = {
-    "float16": np.dtype("float16"),
-    "float32": np.dtype("float32"),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
+from keras_showattend.features.building import StoreBuilder
+from keras_showattend.features.manifest import COPY, MANIFEST, DamagedStoreError, read_manifest
+from keras_showattend.features.shards import captions_name, damaged_files, numpy_dtype, open_features, read_captions
 
 
 class FeatureStore:
@@ -22,7 +16,7 @@ class FeatureStore:
     `FeatureStore.build` computes what is missing and opens the store, `FeatureStore.open` opens
     what is there, `subset` gives a view of some of the images (the training split, say).
 
-    On disk, a store is `manifest.json` with, for each shard, `features-NNNNN.npy` and
+    On disk, a store is `manifest.json` with a copy of it and, for each shard, `features-NNNNN.npy` and
     `captions-NNNNN.jsonl`.
 
     Attributes:
@@ -54,7 +48,7 @@ class FeatureStore:
         self.grid = tuple(manifest["grid"])
         self.locations = manifest["locations"]
         self.width = manifest["width"]
-        self.dtype = _DTYPES[manifest["dtype"]]
+        self.dtype = numpy_dtype(manifest["dtype"])
         self.extractor = manifest["extractor"]
         self.skipped = {entry["image_id"]: entry["reason"] for entry in manifest["skipped"]}
         self.image_ids = list(captions) if image_ids is None else image_ids
@@ -82,7 +76,8 @@ class FeatureStore:
         """Computes the features that are not in the store yet, and opens it.
 
         What a store holds already is not computed again: a build that was interrupted goes on
-        after its last finished shard, and one with more images adds them. The images themselves
+        after its last finished shard, one with more images adds them, and one of a damaged store
+        computes the damaged shards again (all bytes are read to find them). The images themselves
         are known by their ids: one whose pixels changed needs another id or another folder.
 
         Args:
@@ -106,20 +101,12 @@ class FeatureStore:
                 `dtype`, the folder holds features of another extractor, of another dtype or with
                 other captions, or an image can't be read.
             FileNotFoundError: If there is no image file at a path.
-            OSError: If the folder can't be written, or the disk is too small.
+            OSError: If the folder can't be written, the disk is too small, or another build is at work
+                in the folder.
         """
         path = os.fspath(path)
-        if dtype not in _DTYPES:
-            raise ValueError(f"`dtype` must be one of {list(_DTYPES)}. Received: dtype={dtype!r}.")
-        prepare_folder(path)
-        if os.path.exists(os.path.join(path, files.MANIFEST)):
-            store = cls.open(path)
-            manifest, captions = store._manifest, store._captions
-            _check_same(path, manifest, extractor.fingerprint(), dtype)
-        else:
-            manifest, captions = new_manifest(extractor, dtype), {}
-        builder = StoreBuilder(path, extractor, batch_size, shard_size, _DTYPES[dtype], on_error, verbose, captions)
-        order = builder.run(examples, manifest)
+        builder = StoreBuilder(path, extractor, batch_size, shard_size, dtype, on_error, verbose)
+        order = builder.run(examples)
         return cls.open(path).subset(order)
 
     @classmethod
@@ -137,39 +124,36 @@ class FeatureStore:
             ValueError: If a file is missing or damaged; the message names it.
         """
         path = os.fspath(path)
-        manifest = files.read_manifest(path)
+        manifest = read_manifest(path)
         shards, captions = [], {}
         for number, shard in enumerate(manifest["shards"]):
-            shards.append(files.open_shard(path, number, manifest))
-            for image_id, texts in files.read_captions(path, number, shard["images"]):
+            shards.append(open_features(path, number, manifest))
+            for image_id, texts in read_captions(path, number, shard["images"]):
                 if image_id in captions:
-                    raise files.DamagedStoreError(
-                        f"{path} holds image_id={image_id!r} twice, the second time in {files.captions_name(number)}."
+                    raise DamagedStoreError(
+                        f"{path} holds image_id={image_id!r} twice, the second time in {captions_name(number)}."
                     )
                 captions[image_id] = texts
         return cls(path, manifest, shards, captions)
 
     def verify(self):
-        """Reads every byte of the store and compares the checksums.
+        """Reads every byte of the store and compares the checksums; `build` repairs what is damaged.
 
         Raises:
             ValueError: If files are damaged or missing; the message names each of them.
         """
-        damaged = []
-        if files.read_manifest(self.path) != self._manifest:
-            damaged.append(f"{files.MANIFEST} (changed since the store was opened)")
+        damaged = {}
+        for name in (MANIFEST, COPY):
+            try:
+                if read_manifest(self.path, name) != self._manifest:
+                    damaged[name] = "changed since the store was opened"
+            except (FileNotFoundError, DamagedStoreError) as error:
+                damaged[name] = str(error)
         for number, shard in enumerate(self._manifest["shards"]):
-            for name, expected in (
-                (files.features_name(number), shard["features"]),
-                (files.captions_name(number), shard["captions"]),
-            ):
-                path = os.path.join(self.path, name)
-                if not os.path.isfile(path):
-                    damaged.append(f"{name} (missing)")
-                elif files.describe(path) != expected:
-                    damaged.append(f"{name} (other bytes than were written)")
+            damaged |= damaged_files(self.path, number, shard)
         if damaged:
-            raise files.DamagedStoreError(f"The feature store at {self.path!r} is damaged: {', '.join(damaged)}.")
+            named = ", ".join(f"{name} ({what})" for name, what in damaged.items())
+            raise DamagedStoreError(f"The feature store at {self.path!r} is damaged: {named}.")
 
     def subset(self, image_ids):
         """A view of some of the images; nothing is copied.
@@ -249,16 +233,3 @@ class FeatureStore:
                 f"image_id={image_id!r} (type {type(image_id).__name__}) is not in the feature store at {self.path!r}."
             )
         return image_id
-
-
-def _check_same(path, manifest, fingerprint, dtype):
-    if manifest["extractor"] != fingerprint:
-        raise ValueError(
-            f"The store at {path!r} holds features of another extractor: build in another folder, "
-            f"or delete that one.\nReceived: {fingerprint}\nStored:   {manifest['extractor']}"
-        )
-    if manifest["dtype"] != dtype:
-        raise ValueError(
-            f"The store at {path!r} has another dtype: build in another folder, or delete that "
-            f"one. Received: dtype={dtype!r}, stored: {manifest['dtype']!r}."
-        )

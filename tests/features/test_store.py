@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 from PIL import Image
 
-from keras_showattend.features import FeatureExtractor, FeatureStore
+from keras_showattend.features import FeatureExtractor, FeatureStore, disk
 from keras_showattend.features import manifest as files
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (11, 20, 24, 3)).astype("uint8")
@@ -339,7 +339,7 @@ def test_pickles_and_wrong_captions_are_refused(tmp_path):
 
     def replace(number, kind, name, content):
         (folder / name).write_bytes(content)
-        hostile(folder, lambda m: m["shards"][number].update({kind: files.describe(folder / name)}))
+        hostile(folder, lambda m: m["shards"][number].update({kind: disk.describe(folder / name)}))
 
     original = (folder / "features-00000.npy").read_bytes()
     np.save(folder / "features-00000.npy", np.array([{}] * 4), allow_pickle=True)
