@@ -15,7 +15,7 @@ from keras_showattend.features.backbones import (
     load_weights,
 )
 from keras_showattend.features.images import read_image
-from keras_showattend.features.resizing import resize
+from keras_showattend.features.resizing import resize, resize_one
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -162,10 +162,7 @@ class FeatureExtractor(keras.layers.Layer):
             FileNotFoundError: If there is no file at the path.
             ValueError: If it is not a readable image.
         """
-        pixels = read_image(image)
-        # Images come one at a time and in many sizes, which an accelerator only slows down.
-        with keras.device("cpu:0"):
-            return ops.convert_to_numpy(resize(pixels[None], self.image_size))[0]
+        return resize_one(read_image(image), self.image_size)
 
     def fingerprint(self):
         """What decides the features, so that a store of them can tell when it is stale.
