@@ -190,11 +190,12 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
         d_weights, attention = at_least_float32(d_weights), at_least_float32(attention)
         d_scores = attention * (d_weights - ops.sum(attention * d_weights, axis=-1, keepdims=True))
         # tanh = 1 - 2p has the derivative 4 p (1 - p). The factors 4 and v wait until the sums are taken, and the
-        # sums over captions and steps are kept by location, which costs no pass of its own.
+        # sums over captions and steps are kept by location, which costs no pass of its own. XLA fuses all three sums
+        # with what they add up, so that p is the only array of that size; for a matrix product it would write another.
         p = sigmoids(_grouped(exp_query, images), exp_keys)
-        slope = p - p * p
-        d_query = ops.reshape(ops.matmul(d_scores[:, :, None], slope), (-1, width)) * (4 * score)
-        slopes = slopes + ops.sum(d_scores[..., None] * slope, axis=1)
+        slope = d_scores[..., None] * (p - p * p)
+        d_query = ops.reshape(ops.sum(slope, axis=2), (-1, width)) * (4 * score)
+        slopes = slopes + ops.sum(slope, axis=1)
         products = products + ops.sum(d_scores[..., None] * p, axis=1)
         d_projected = ops.concatenate([ops.cast(d_query, dtype), d_recurrent], axis=-1)
         d_previous = d_state * update + ops.matmul(d_projected, projection_transposed)
@@ -213,12 +214,9 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
     if d_attention is not None:
         xs.append(d_attention)
     zeros = ops.zeros_like(exp_keys)
-    (d_state, slopes, products), d_steps = scan(
-        step,
-        (ops.zeros_like(state), zeros, zeros),
-        tuple(ops.flip(x, axis=0) for x in xs),
+    (d_state, slopes, products), (d_gates, d_projected, d_context) = scan(
+        step, (ops.zeros_like(state), zeros, zeros), tuple(xs), reverse=True
     )
-    d_gates, d_projected, d_context = (ops.flip(x, axis=0) for x in d_steps)
 
     flat_gates, flat_projected = _flat(d_gates), _flat(d_projected)
     d_kernel = ops.matmul(ops.transpose(_flat(previous)), flat_projected)

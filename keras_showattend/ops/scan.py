@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 
-def scan(step, carry, xs):
+def scan(step, carry, xs, reverse=False):
     """Run `step` along the first axis of `xs`, carrying tensors from one step to the next.
 
     `keras.ops.scan` would do, but on TensorFlow it demands outputs of the carry's shape. Gradients do not
@@ -15,40 +15,48 @@ def scan(step, carry, xs):
             dtypes of `carry` stay the same.
         carry: Tuple of tensors, what the first step gets.
         xs: Tuple of tensors `(T, ...)`; step t gets their rows t. T may be unknown while tracing.
+        reverse: Whether to run from the last row to the first, which spares two copies that are turned around.
 
     Returns:
-        `(carry, ys)`: the last carry, and a tuple of tensors `(T, ...)`.
+        `(carry, ys)`: the last carry, and a tuple of tensors `(T, ...)`, their rows in the order of `xs`.
     """
-    return _SCANS[keras.backend.backend()](step, carry, xs)
+    return _SCANS[keras.backend.backend()](step, carry, xs, reverse)
 
 
-def _scan_jax(step, carry, xs):
+def _scan_jax(step, carry, xs, reverse):
     import jax
 
-    return jax.lax.scan(step, carry, xs)
+    return jax.lax.scan(step, carry, xs, reverse=reverse)
 
 
-def _scan_torch(step, carry, xs):
+def _scan_torch(step, carry, xs, reverse):
     # Writing into a preallocated array would copy all of it at every step.
     rows = []
-    for x in zip(*xs, strict=True):
+    steps = list(zip(*xs, strict=True))
+    for x in reversed(steps) if reverse else steps:
         carry, y = step(carry, x)
         rows.append(y)
+    if reverse:
+        rows.reverse()
     return carry, tuple(ops.stack(ys) for ys in zip(*rows, strict=True))
 
 
-def _scan_tensorflow(step, carry, xs):
+def _scan_tensorflow(step, carry, xs, reverse):
     import tensorflow as tf
 
     length = tf.shape(xs[0])[0]
+
+    def row(t):
+        return length - 1 - t if reverse else t
+
     # The first step stands outside the loop: it tells how many outputs there are, and their shapes.
-    carry, first = step(carry, tuple(x[0] for x in xs))
-    arrays = tuple(tf.TensorArray(y.dtype, length, element_shape=y.shape).write(0, y) for y in first)
+    carry, first = step(carry, tuple(x[row(0)] for x in xs))
+    arrays = tuple(tf.TensorArray(y.dtype, length, element_shape=y.shape).write(row(0), y) for y in first)
 
     def body(t, carry, arrays):
-        after, ys = step(carry, tuple(x[t] for x in xs))
+        after, ys = step(carry, tuple(x[row(t)] for x in xs))
         carry = tuple(tf.ensure_shape(new, old.shape) for new, old in zip(after, carry, strict=True))
-        return t + 1, carry, tuple(a.write(t, y) for a, y in zip(arrays, ys, strict=True))
+        return t + 1, carry, tuple(a.write(row(t), y) for a, y in zip(arrays, ys, strict=True))
 
     # Each step needs the one before: several at once would only hold their memory.
     _, carry, arrays = tf.while_loop(
