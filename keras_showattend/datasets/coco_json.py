@@ -4,9 +4,8 @@ import collections.abc
 import json
 import os
 
-import numpy as np
-
-from keras_showattend.datasets.seeds import check_seed
+from keras_showattend.datasets.draws import check_draw_seed, draw_captions
+from keras_showattend.datasets.json_entries import check_entries
 from keras_showattend.validation import check_positive_integer
 
 
@@ -48,8 +47,11 @@ def coco_json(annotations, images, max_captions=None, seed=1):
         max_captions: Optional positive int. Takes this many captions of the whole file, drawn at
             random without replacement, and the images that still have any. As in a draw from all
             captions, an image may keep only some of its own. Defaults to all; a number above the
-            file's gives all as well.
-        seed: Non-negative int, seeds that draw.
+            file's gives all as well. The draw is that of the 2018 notebook, caption by caption:
+            `sklearn.utils.shuffle(captions, random_state=seed)[:max_captions]` (scikit-learn
+            itself isn't needed); 30,000 of captions_train2014.json with the seed 1 are the
+            notebook's.
+        seed: Non-negative int below 2**32, seeds that draw.
 
     Returns:
         A sequence, in the file's order of images, of dicts:
@@ -77,7 +79,7 @@ def coco_json(annotations, images, max_captions=None, seed=1):
     """
     if max_captions is not None:
         max_captions = check_positive_integer("max_captions", max_captions)
-    seed = check_seed(seed)
+    seed = check_draw_seed(seed)
     annotations, images = os.fspath(annotations), os.fspath(images)
     if not os.path.isfile(annotations):
         raise FileNotFoundError(f"`annotations` must be an existing JSON file. Received: annotations={annotations!r}.")
@@ -85,17 +87,19 @@ def coco_json(annotations, images, max_captions=None, seed=1):
         raise FileNotFoundError(f"`images` must be an existing folder. Received: images={images!r}.")
 
     content = _load_json(annotations)
-    paths = _image_paths(_entries(content, "images", ("id", "file_name"), annotations), images)
-    captions = _captions(_entries(content, "annotations", ("image_id", "caption"), annotations), paths)
+    rule = f"`annotations` must be a COCO captions file. Received: {annotations!r}, "
+    paths = _image_paths(check_entries(content, "images", {"id": (int, str), "file_name": (str,)}, rule), images)
+    captions = _captions(
+        check_entries(content, "annotations", {"image_id": (int, str), "caption": (str,)}, rule), paths
+    )
     if not captions:
         raise ValueError(
             "`annotations` must hold at least one caption. "
             f"Received: {annotations!r} with {len(paths)} images and no captions."
         )
     captioned = {image_id for image_id, _ in captions}
-    if max_captions is not None and max_captions < len(captions):
-        chosen = np.random.default_rng(seed).choice(len(captions), max_captions, replace=False)
-        captions = [captions[i] for i in sorted(chosen)]
+    if max_captions is not None:
+        captions = [captions[i] for i in draw_captions(len(captions), max_captions, seed)]
     return CocoExamples(_group(captions, paths), skipped_images=len(paths) - len(captioned))
 
 
@@ -105,30 +109,6 @@ def _load_json(path):
             return json.load(file)
         except ValueError as error:  # Broken JSON, or bytes that are no UTF-8.
             raise ValueError(f"`annotations` must be a JSON file. Received: {path!r}, which isn't: {error}") from error
-
-
-def _entries(content, key, fields, path):
-    """Returns the list `content[key]`, whose entries all have the given fields."""
-    rule = f"`annotations` must be a COCO captions file. Received: {path!r}, "
-    if not isinstance(content, dict):
-        raise ValueError(f"{rule}whose top level is no object (type {type(content).__name__}).")
-    if key not in content:
-        raise ValueError(f'{rule}which has no "{key}"; its keys are {list(content)[:10]}.')
-    if not isinstance(content[key], list):
-        raise ValueError(f'{rule}whose "{key}" is no list (type {type(content[key]).__name__}).')
-    for number, entry in enumerate(content[key]):
-        if not isinstance(entry, dict):
-            raise ValueError(f'{rule}where "{key}"[{number}] is no object: {entry!r:.100}.')
-        for field in fields:
-            if field not in entry:
-                raise ValueError(f'{rule}where "{key}"[{number}] has no "{field}".')
-            is_id = field.endswith("id")
-            if type(entry[field]) not in ((int, str) if is_id else (str,)):
-                raise ValueError(
-                    f'{rule}where the "{field}" of "{key}"[{number}] is no '
-                    f"{'integer or string' if is_id else 'string'}: {entry[field]!r:.100}."
-                )
-    return content[key]
 
 
 def _image_paths(entries, folder):

@@ -102,6 +102,18 @@ def test_max_captions_draws_from_all_captions(read, content):
     assert list(read(content, max_captions=2)) == list(read(content, max_captions=2, seed=1))
 
 
+@pytest.mark.parametrize("max_captions", [1, 3, 4])
+@pytest.mark.parametrize("seed", [0, 1, 2024])
+def test_max_captions_draws_what_the_notebook_drew(read, content, max_captions, seed):
+    shuffle = pytest.importorskip("sklearn.utils").shuffle
+    captions = [entry["caption"] for entry in content["annotations"]]
+    images = [entry["image_id"] for entry in content["annotations"]]
+    captions, images = shuffle(captions, images, random_state=seed)
+    expected = sorted(zip(captions[:max_captions], map(str, images[:max_captions]), strict=True))
+    examples = read(content, max_captions=max_captions, seed=seed)
+    assert expected == sorted((caption, str(e["image_id"])) for e in examples for caption in e["captions"])
+
+
 @pytest.mark.parametrize("max_captions", [5, 6, 30_000])
 def test_max_captions_may_exceed_what_is_there(read, content, max_captions):
     assert list(read(content, max_captions=max_captions)) == list(read(content))
@@ -221,9 +233,11 @@ def test_max_captions_refuses(read, content, max_captions):
         read(content, max_captions=max_captions)
 
 
-def test_seed_refuses(read, content):
-    with pytest.raises(ValueError, match=r"`seed` must be a non-negative integer. Received: seed=-1"):
-        read(content, max_captions=2, seed=-1)
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, True])
+def test_seed_refuses(read, content, seed):
+    message = rf"`seed` must be a non-negative integer below 4,294,967,296. Received: seed={seed!r}"
+    with pytest.raises(ValueError, match=message):
+        read(content, max_captions=2, seed=seed)
 
 
 @pytest.mark.skipif(not FLICKR8K.is_dir(), reason=f"there are no photographs at {FLICKR8K}")
