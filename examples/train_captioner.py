@@ -9,6 +9,12 @@ On your own photographs, with a JSON file of captions in the COCO format:
     python examples/train_captioner.py --output runs/mine --dataset coco-json \
         --annotations captions.json --images photographs/
 
+On COCO with Karpathy's splits, which TensorFlow Datasets downloads (20 GB), or on as many of its captions as the 2018
+notebook took:
+
+    python examples/train_captioner.py --output runs/coco --dataset coco
+    python examples/train_captioner.py --output runs/notebook --dataset coco --max-captions 30000
+
 The folder then holds captioner.keras (the best epoch), history.png, captions.png, metrics.json and features/, the
 cached features, which the next run reuses.
 """
@@ -24,7 +30,7 @@ import keras
 import numpy as np
 
 import keras_showattend
-from keras_showattend.datasets import check_disjoint, coco_json, shape_scenes, split_by_image
+from keras_showattend.datasets import check_disjoint, coco_json, coco_showattend, shape_scenes, split_by_image
 from keras_showattend.features import FeatureExtractor, FeatureStore
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
 from keras_showattend.metrics import MaskedAccuracy, Perplexity
@@ -36,6 +42,7 @@ DEFAULTS = {
     "coco-json": {"backbone": "inception_v3", "epochs": 20, "batch_size": 16, "units": 512, "attention_units": 256,
                   "learning_rate": 2e-3, "dropout": 0.1},
 }  # fmt: skip
+DEFAULTS["coco"] = DEFAULTS["coco-json"]
 SAMPLES = 6
 
 
@@ -43,12 +50,14 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that the run leaves")
     parser.add_argument("--dataset", choices=DEFAULTS, default="shapes")
-    data = parser.add_argument_group("photographs (--dataset coco-json)")
+    data = parser.add_argument_group("photographs (--dataset coco-json or coco)")
     data.add_argument("--annotations", type=Path, help="JSON in the COCO captions format")
     data.add_argument("--images", type=Path, help="the folder of its images")
     data.add_argument("--validation-annotations", type=Path, help="default: a fifth of the images is set aside")
     data.add_argument("--validation-images", type=Path, help="default: --images")
     data.add_argument("--max-captions", type=int, help="a random subset of the captions; the notebook took 30000")
+    data.add_argument("--data-dir", type=Path, help="where TensorFlow Datasets keeps COCO (default: its own folder)")
+    data.add_argument("--manual-dir", type=Path, help="a folder with COCO's archives, not to be downloaded again")
     data.add_argument("--max-vocabulary", type=int, default=5000)
     scenes = parser.add_argument_group("drawn scenes (--dataset shapes)")
     scenes.add_argument("--train-scenes", type=int, default=6000)
@@ -85,20 +94,46 @@ def prepare_output(folder):
     probe.unlink()
 
 
-def load_examples(options):
-    """Examples to train and to validate on, no image on both sides."""
+def load_sources(options):
+    """Examples by split; those under "all" are yet to be split."""
     if options.dataset == "shapes":
-        train = list(shape_scenes.load_scenes("train", options.train_scenes, seed=options.seed))
-        validation = list(shape_scenes.load_scenes("validation", options.validation_scenes, seed=options.seed))
-    elif options.validation_annotations:
-        train = coco_json(options.annotations, options.images, max_captions=options.max_captions)
-        validation = coco_json(options.validation_annotations, options.validation_images or options.images)
-    else:
-        examples = coco_json(options.annotations, options.images, max_captions=options.max_captions)
-        split = split_by_image([example["image_id"] for example in examples], seed=options.seed)
-        train, validation = ([examples[i] for i in split[name]] for name in ("train", "validation"))
-    check_disjoint(train, validation)
-    return train, validation
+        return {
+            "train": list(shape_scenes.load_scenes("train", options.train_scenes, seed=options.seed)),
+            "validation": list(shape_scenes.load_scenes("validation", options.validation_scenes, seed=options.seed)),
+        }
+    if options.dataset == "coco":
+        return load_coco(options)
+    examples = coco_json(options.annotations, options.images, max_captions=options.max_captions)
+    if not options.validation_annotations:
+        return {"all": examples}
+    validation = coco_json(options.validation_annotations, options.validation_images or options.images)
+    return {"train": examples, "validation": validation}
+
+
+def load_coco(options):
+    import tensorflow_datasets as tfds
+
+    places = {
+        "data_dir": options.data_dir,
+        "download_config": tfds.download.DownloadConfig(manual_dir=options.manual_dir),
+    }
+    if options.max_captions:
+        return {"all": coco_showattend.notebook_subset(options.max_captions, **places)}
+    splits = {"train": "train+restval", "validation": "validation"}
+    return {name: coco_showattend.load_examples(split, **places) for name, split in splits.items()}
+
+
+def build_stores(sources, extractor, options):
+    """Stores to train and to validate on, no image on both sides."""
+    folder = options.output / "features"
+    print(f"Features of {options.backbone}, kept in {folder}:")
+    stores = {name: FeatureStore.build(folder / name, examples, extractor) for name, examples in sources.items()}
+    if "all" in stores:
+        store = stores["all"]
+        split = split_by_image(store.image_ids, seed=options.seed)
+        stores = {name: store.subset([store.image_ids[i] for i in indices]) for name, indices in split.items()}
+    check_disjoint(stores["train"].image_ids, stores["validation"].image_ids)
+    return stores["train"], stores["validation"]
 
 
 def build_captioner(options, extractor, tokenizer, longest):
@@ -144,26 +179,29 @@ def train(captioner, train_batches, validation_batches, options):
     )
 
 
-def write_pictures(captioner, history, store, examples, options):
+def write_pictures(captioner, history, store, sources, options):
     keras_showattend.visualization.plot_history(history.history).savefig(options.output / "history.png")
-    samples = [examples[i] for i in np.linspace(0, len(examples) - 1, min(SAMPLES, len(examples)), dtype=int)]
-    generation = captioner.generate(store.features([sample["image_id"] for sample in samples]))
+    chosen = [store.image_ids[i] for i in np.linspace(0, len(store) - 1, min(SAMPLES, len(store)), dtype=int)]
+    examples = sources.get("all") or sources["validation"]
+    images = {example["image_id"]: example["image"] for example in examples if example["image_id"] in chosen}
+    generation = captioner.generate(store.features(chosen))
     figure = keras_showattend.visualization.plot_captions(
-        [sample["image"] for sample in samples],
+        [images[image_id] for image_id in chosen],
         generation.texts,
         generation.attention,
-        references=[sample["captions"] for sample in samples],
+        references=[store.captions(image_id) for image_id in chosen],
         grid=captioner.grid,
     )
     figure.savefig(options.output / "captions.png")
 
 
-def measure(captioner, batches, store, examples, options):
+def measure(captioner, batches, store, sources, options):
     """Figures of the kept model on the validation images."""
     metrics = {f"val_{name}": value for name, value in captioner.evaluate(batches, return_dict=True, verbose=0).items()}
     if options.dataset == "shapes":
         generation = captioner.generate(store.features(store.image_ids), batch_size=100)
-        report = shape_scenes.pointing_report(generation.texts, generation.attention, examples, captioner.grid)
+        scenes = sources["validation"]
+        report = shape_scenes.pointing_report(generation.texts, generation.attention, scenes, captioner.grid)
         metrics |= dataclasses.asdict(report)
     return metrics
 
@@ -176,16 +214,12 @@ def main(arguments=None):
         keras.config.set_dtype_policy(options.mixed_precision)
     start = time.time()
 
-    train_examples, validation_examples = load_examples(options)
-    print(f"{len(train_examples)} images to train on, {len(validation_examples)} to validate on, none on both sides.")
-
+    sources = load_sources(options)
     extractor = FeatureExtractor(options.backbone, weights=options.weights)
-    features = options.output / "features"
-    print(f"Features of {options.backbone}, kept in {features}:")
-    train_store = FeatureStore.build(features / "train", train_examples, extractor)
-    validation_store = FeatureStore.build(features / "validation", validation_examples, extractor)
+    train_store, validation_store = build_stores(sources, extractor, options)
+    print(f"{len(train_store)} images to train on, {len(validation_store)} to validate on, none on both sides.")
 
-    captions = [caption for example in train_examples for caption in example["captions"]]
+    captions = [caption for image_id in train_store.image_ids for caption in train_store.captions(image_id)]
     tokenizer = keras_showattend.CaptionTokenizer.fit(captions, max_vocabulary=options.max_vocabulary)
     longest = tokenizer.encode(captions).shape[1] - 1
     train_batches = train_store.batches(tokenizer, options.batch_size, seed=options.seed)
@@ -195,17 +229,17 @@ def main(arguments=None):
     history = train(captioner, train_batches, validation_batches, options)
 
     metrics = {
-        "images": len(train_examples),
+        "images": len(train_store),
         "captions": len(captions),
         "vocabulary": tokenizer.vocabulary_size,
         "epochs": len(history.history["loss"]),
-        **measure(captioner, validation_batches, validation_store, validation_examples, options),
+        **measure(captioner, validation_batches, validation_store, sources, options),
         "seconds": round(time.time() - start, 1),
         "backend": keras.backend.backend(),
         "processors": os.cpu_count(),
     }
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    write_pictures(captioner, history, validation_store, validation_examples, options)
+    write_pictures(captioner, history, validation_store, sources, options)
 
     if options.dataset == "shapes":
         print(

@@ -11,6 +11,7 @@ import textwrap
 import keras
 import numpy as np
 
+from keras_showattend.features import read_image
 from keras_showattend.validation import check_positive_integer
 
 # Lengths are inches. Panels are placed by sums and not by matplotlib's layout engines, which take
@@ -34,7 +35,7 @@ def plot_attention(image, words, attention, grid=None, columns=6):
 
     Args:
         image: The photograph, `(H, W, 3)`: integers 0..255, or floats 0..1 or 0..255 (the largest
-            value tells which); or the path of an image file.
+            value tells which); or the path or the bytes of an image file.
         words: List of T str, or one str, which is split on white space.
         attention: Float, `(T, L)` or `(T, rows, columns)`, array or tensor: the attention weights
             of each word over the locations, row-major. Rows beyond the words are left out.
@@ -315,16 +316,10 @@ def _text_height(text, size):
 
 def _photograph(image, name):
     """Returns uint8 `(H, W, 3)` with at most `_LONGEST_SIDE` pixels a side."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    if isinstance(image, str | os.PathLike):
-        with Image.open(image) as file:
-            try:
-                picture = ImageOps.exif_transpose(file).convert("RGB")
-            except (OSError, SyntaxError) as error:
-                raise ValueError(f"`{name}` must be a whole image file ({error}). Received: {image}.") from error
-    else:
-        picture = Image.fromarray(_pixels(image, name))
+    is_file = isinstance(image, str | os.PathLike | bytes)
+    picture = Image.fromarray(read_image(image) if is_file else _pixels(image, name))
     picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
     return np.asarray(picture)
 
@@ -333,7 +328,8 @@ def _pixels(image, name):
     image = _to_numpy(image)
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
         raise ValueError(
-            f"`{name}` must have the shape (H, W, 3) or be a path. Received: shape {image.shape}, dtype {image.dtype}."
+            f"`{name}` must have the shape (H, W, 3) or be an image file. Received: shape {image.shape}, "
+            f"dtype {image.dtype}."
         )
     if image.dtype == np.uint8:
         return image
