@@ -23,7 +23,12 @@ def epoch_in_memory(sizes, buckets, steps, place):
         A data set of the kind that `FeatureStore.batches` makes on the backend.
     """
     batches = [_batch(sizes, bucket, place) for bucket in buckets]
-    dataset = _Batches(batches, order_of_buckets(buckets, steps))
+    return batches_in_memory(batches, order_of_buckets(buckets, steps))
+
+
+def batches_in_memory(batches, order):
+    """What `fit` takes: the batches, pairs of features and tokens, at the indices of `order`."""
+    dataset = _Batches(batches, order)
     return _tf_dataset(dataset) if keras.backend.backend() == "tensorflow" else dataset
 
 

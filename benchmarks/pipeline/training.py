@@ -1,9 +1,8 @@
 """An epoch of `Captioner.fit` from the store, beside the same batches held in memory."""
 
-import keras
 import numpy as np
 from contenders import compiled_captioner
-from fit_batches import EpochClock, _Batches, _tf_dataset
+from fit_batches import EpochClock, batches_in_memory
 from harness.sweeps import batch_shape
 
 from pipeline.measuring import part_result
@@ -29,7 +28,7 @@ def measure_training(synthetic, images, jit_compile, repetitions):
     # A data set made anew begins with its first epoch: the lengths come in the same order each time.
     makers = {FROM_STORE: lambda: batches_of_store(synthetic, store)}
     held = held_in_memory(makers[FROM_STORE]())
-    makers[FROM_MEMORY] = lambda: batches_in_memory(held)
+    makers[FROM_MEMORY] = lambda: batches_in_memory(held, range(len(held)))
     model = compiled_captioner(synthetic.sizes, jit_compile=jit_compile)
     seconds = {name: [] for name in makers}
     for repetition in range(_BURN_IN + repetitions):
@@ -66,10 +65,3 @@ def batches_of_store(synthetic, store):
 def held_in_memory(dataset):
     """The batches of an epoch as a list of NumPy arrays."""
     return [(np.asarray(features), np.asarray(tokens)) for features, tokens in one_epoch(dataset)]
-
-
-def batches_in_memory(held):
-    """Batches in memory as a data set of the kind that `FeatureStore.batches` gives on the backend."""
-    if keras.backend.backend() == "tensorflow":
-        return _tf_dataset(held)
-    return _Batches(held, range(len(held)))

@@ -1,5 +1,6 @@
 """Batches of features with the tokens of their captions, as `Captioner.fit` eats them."""
 
+import functools
 import itertools
 import math
 
@@ -172,19 +173,25 @@ def _tf_dataset(batches):
 
     store = batches.store
     epochs = itertools.count()
+    plan = functools.lru_cache(maxsize=1)(batches.plan)
 
-    def one_epoch():
-        for bucket, rows in batches.plan(next(epochs)):
-            yield batches.read(bucket, rows)
+    def read_numbered(epoch, index):
+        return batches.read(*plan(int(epoch))[index])
 
-    # Where T were fixed by the first batches, as in a PyDataset, another T would fail.
-    signature = (
-        tf.TensorSpec((None, store.locations, store.width), tf.as_dtype(store.dtype)),
-        tf.TensorSpec((None, batches.group_size, None), tf.int32),
-    )
-    dataset = tf.data.Dataset.from_generator(one_epoch, output_signature=signature)
+    def read(epoch, index):
+        output = (tf.as_dtype(store.dtype), tf.int32)
+        features, tokens = tf.numpy_function(read_numbered, (epoch, index), output, stateful=False)
+        # Where T were fixed by the first batches, as in a PyDataset, another T would fail.
+        features.set_shape((None, store.locations, store.width))
+        tokens.set_shape((None, batches.group_size, None))
+        return features, tokens
+
+    # A generator gives the epoch's number only: batches would be copied twice on their way through it, and Python
+    # would be entered twice for each of them.
+    dataset = tf.data.Dataset.from_generator(lambda: [next(epochs)], output_signature=tf.TensorSpec((), tf.int64))
+    dataset = dataset.flat_map(lambda epoch: tf.data.Dataset.range(len(batches)).map(lambda index: (epoch, index)))
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return dataset.map(read).prefetch(tf.data.AUTOTUNE)
 
 
 def _encode(store, tokenizer):

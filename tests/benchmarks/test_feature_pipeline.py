@@ -265,7 +265,7 @@ def test_batches_in_memory_are_those_of_the_store(synthetic):
 
     held = training.held_in_memory(batches())
     assert sum(len(features) for features, _ in held) == IMAGES
-    in_memory = training.batches_in_memory(held)
+    in_memory = training.batches_in_memory(held, range(len(held)))
     for ours, theirs in zip(reading.one_epoch(batches()), reading.one_epoch(in_memory), strict=True):
         for one, other in zip(ours, theirs, strict=True):
             assert one.dtype == other.dtype
