@@ -1,17 +1,17 @@
 """Filling a feature store: with what it lacks, and with what of it is damaged."""
 
-import collections
+import collections.abc
 import contextlib
 import itertools
 import math
 import time
 
 import keras
-import numpy as np
 
 from keras_showattend.features import disk
 from keras_showattend.features.extraction import Extraction
-from keras_showattend.features.manifest import FORMAT, is_image_id, recover_manifest, write_manifest
+from keras_showattend.features.manifest import FORMAT, recover_manifest, write_manifest
+from keras_showattend.features.selection import check_options, readable, select_new
 from keras_showattend.features.shards import NewShard, damaged_files, numpy_dtype, open_features, read_captions
 from keras_showattend.version import __version__
 
@@ -25,13 +25,7 @@ class StoreBuilder:
     """
 
     def __init__(self, folder, extractor, batch_size, shard_size, dtype, on_error, verbose):
-        for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be a positive integer. Received: {name}={value!r} (type {type(value).__name__})."
-                )
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: on_error={on_error!r}.")
+        check_options(batch_size, shard_size, on_error)
         self.folder = folder
         self.extractor = extractor
         self.batch_size = batch_size
@@ -68,29 +62,23 @@ class StoreBuilder:
                 self.captions.update(read_captions(self.folder, number, shard["images"]))
 
         order = []
-        new, total = self._new_examples(examples, order), None
-        if isinstance(examples, (list, tuple)):
+        new = select_new(examples, self.folder, self.captions, self.skipped, self._try_again, order)
+        total = None
+        if isinstance(examples, collections.abc.Sequence):
             # A mistake in the last example shows before the first hour of work.
             new = list(new)
             total = len(new)
-        elif hasattr(examples, "__len__"):
-            total = max(0, len(examples) - len(self.captions))
-        if total != 0:
-            self._extract(new, total)
-        else:
-            collections.deque(new, maxlen=0)
-        if not order:
-            raise ValueError("`examples` must hold at least one image. Received: none.")
+        elif hasattr(examples, "__len__") and not self.captions:
+            total = len(examples)
+        new = iter(new)
+        first = next(new, None)
+        if first is not None:
+            self._extract(itertools.chain([first], new), total)
         for number in self.damaged.copy():
             # Its images were empty, or are not among the examples any more.
             self._list(number, NewShard(self.folder, number, self.dtype, self.image_shape).finish())
         self._write_manifest()
-        present = [image_id for image_id in order if image_id not in self.skipped]
-        if not present:
-            raise ValueError(
-                f"None of the {len(order)} images could be read. The first reason: {self.skipped[order[0]]}"
-            )
-        return present
+        return readable(order, self.skipped)
 
     def _damaged_shards(self):
         """Numbers of the shards that have other bytes than were written, ascending."""
@@ -103,28 +91,8 @@ class StoreBuilder:
                     print(f"Computing shard {number} of {self.folder} again: {named}.")
         return damaged
 
-    def _new_examples(self, examples, order):
-        """Checks the examples, notes their ids in `order`, and yields those to be computed."""
-        seen, again = set(), []
-        for position, example in enumerate(examples):
-            image_id, captions = _check_example(example, position)
-            if image_id in seen:
-                raise ValueError(f"Each `image_id` may occur once in `examples`. Received: {image_id!r} twice.")
-            stored = self.captions.get(image_id, captions)
-            if stored != captions:
-                raise ValueError(
-                    f"The captions of image_id={image_id!r} differ from those in the store at "
-                    f"{self.folder!r}: build the store in another folder. "
-                    f"Received: {captions}, stored: {stored}."
-                )
-            seen.add(image_id)
-            order.append(image_id)
-            if image_id in self.skipped:
-                again.append((image_id, example["image"], captions))
-            elif image_id not in self.captions:
-                yield image_id, example["image"], captions
-        # Images that were skipped before come last, so that the shards are those of a build without interruption.
-        yield from (example for example in again if self.on_error == "raise" or self._can_be_read(example[1]))
+    def _try_again(self, image):
+        return self.on_error == "raise" or self._can_be_read(image)
 
     def _can_be_read(self, image):
         with contextlib.suppress(OSError, ValueError):
@@ -139,15 +107,13 @@ class StoreBuilder:
             size = f"{image_bytes / 1e3:,.1f} kB each" if total is None else f"{total * image_bytes / 1e6:,.1f} MB"
             print(f"Storing the features of {total or 'the'} images in {self.folder}: {size}")
         progress = _Progress(total, self.verbose)
-        extraction = Extraction(
-            self.folder, self.extractor, self.batch_size, self.dtype, self.on_error, progress.images_done
-        )
+        extraction = Extraction(self.extractor, self.batch_size, self.dtype, self.on_error, progress.images_done)
         shards = self.manifest["shards"]
         slots = itertools.chain(
             [(number, shards[number]["images"]) for number in sorted(self.damaged) if shards[number]["images"]],
             zip(itertools.count(len(shards)), itertools.repeat(self.shard_size)),
         )
-        with contextlib.closing(extraction.write_shards(new, slots)) as finished:
+        with contextlib.closing(extraction.write_shards(self.folder, new, slots)) as finished:
             for shard in finished:
                 for image_id in shard.image_ids:
                     self.skipped.pop(image_id, None)
@@ -215,33 +181,3 @@ def check_same(folder, manifest, fingerprint, dtype):
             f"The store at {folder!r} has another dtype: build in another folder, or delete that "
             f"one. Received: dtype={dtype!r}, stored: {manifest['dtype']!r}."
         )
-
-
-def _check_example(example, position):
-    """Id and captions of an example, as JSON will give them back."""
-    if not isinstance(example, dict) or not {"image_id", "image", "captions"} <= set(example):
-        raise ValueError(
-            "Each of `examples` must be a dict with `image_id`, `image` and `captions`. "
-            f"Received at position {position}: "
-            f"{sorted(example) if isinstance(example, dict) else type(example).__name__}."
-        )
-    image_id, captions = example["image_id"], example["captions"]
-    if isinstance(image_id, np.integer):
-        image_id = int(image_id)
-    if not is_image_id(image_id):
-        raise ValueError(
-            "`image_id` must be an integer or a string. Received at position "
-            f"{position}: image_id={image_id!r} (type {type(image_id).__name__})."
-        )
-    is_list = isinstance(captions, (list, tuple, np.ndarray))
-    if not is_list or not all(isinstance(text, str) for text in captions):
-        raise ValueError(
-            f"`captions` must be a list of strings. Received: captions={captions!r} of image_id={image_id!r}."
-        )
-    captions = [str(text) for text in captions]
-    if not captions or not all(text.strip() for text in captions):
-        raise ValueError(
-            "Each image must have at least one caption, and none of them blank. "
-            f"Received: captions={captions} of image_id={image_id!r}."
-        )
-    return image_id, captions

@@ -1,6 +1,7 @@
 """From examples to shards: images are decoded, and files written, while the backbone runs."""
 
 import collections
+import functools
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -45,28 +46,28 @@ class Extraction:
     """Computes features and writes them.
 
     Args:
-        folder: Path of the folder for the shards' files.
         extractor: A `FeatureExtractor`.
         batch_size: Int, images in each run of the backbone.
         dtype: NumPy dtype of the features on disk.
         on_error: What an image that can't be read does, "raise" or "skip".
         on_images: Function that is told the number of images of each batch when they are computed.
+        load_image: Function from the image of an example to its pixels. Default: `extractor.load_image`.
     """
 
-    def __init__(self, folder, extractor, batch_size, dtype, on_error, on_images=lambda count: None):
-        self.folder = folder
-        self.extractor = extractor
+    def __init__(self, extractor, batch_size, dtype, on_error, on_images=lambda count: None, load_image=None):
         self.batch_size = batch_size
         self.dtype = np.dtype(dtype)
         self.on_error = on_error
         self.on_images = on_images
+        self.load_image = load_image or extractor.load_image
         self.image_shape = (extractor.locations, extractor.width)
-        self.model = _Inference(extractor)
+        self.model = _compiled(extractor)
 
-    def write_shards(self, examples, slots):
+    def write_shards(self, folder, examples, slots):
         """Fills one shard after another until the examples end.
 
         Args:
+            folder: Path of the folder for the shards' files.
             examples: Iterable of `(image_id, image, captions)`.
             slots: Iterable of `(number, size)`: the shard `number` gets the next `size` examples.
 
@@ -85,7 +86,7 @@ class Extraction:
         with ThreadPoolExecutor(1) as writer:
             try:
                 for batch in batches:
-                    shard = shard or NewShard(self.folder, batch.number, self.dtype, self.image_shape)
+                    shard = shard or NewShard(folder, batch.number, self.dtype, self.image_shape)
                     if batch.pixels is not None:
                         features = self._features(batch)
                         ids, captions = zip(*((e.image_id, e.captions) for e in batch.examples), strict=True)
@@ -150,7 +151,7 @@ class Extraction:
         try:
             while True:
                 for example in itertools.islice(examples, 2 * self.batch_size - len(waiting)):
-                    waiting.append((example, pool.submit(self.extractor.load_image, example.image)))
+                    waiting.append((example, pool.submit(self.load_image, example.image)))
                 if not waiting:
                     return
                 yield waiting.popleft()
@@ -169,6 +170,12 @@ class Extraction:
                 f"{self.dtype.name}. If they are finite in float32, pass dtype='bfloat16' or dtype='float32'."
             )
         return features
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(extractor):
+    """The extractor as a model; the last one is kept, as compiling a large backbone takes seconds."""
+    return _Inference(extractor)
 
 
 class _Inference(keras.Model):

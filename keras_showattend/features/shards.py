@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import tokenize
 
 import ml_dtypes
 import numpy as np
@@ -140,7 +141,7 @@ def open_features(folder, number, manifest):
         try:
             np.lib.format.read_magic(file)
             found = np.lib.format.read_array_header_1_0(file)
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, tokenize.TokenError) as error:
             raise DamagedStoreError(f"{path} is damaged: {error}.") from error
         offset = file.tell()
     expected_bytes = offset + math.prod(shape) * dtype.itemsize

@@ -4,16 +4,17 @@ The program imports the package once and forks for each build. That is safe wher
 KERAS_BACKEND=numpy, which starts none.
 """
 
+import builtins
+import itertools
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 import traceback
 
-# What Python reports before it touches a file; os.replace is an `os.rename` too.
-_FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.truncate"}
+# What Python reports before it changes a folder, beside "open"; os.replace is an "os.rename" too.
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.truncate"}
 
 
 class KillableBuilds:
@@ -22,11 +23,12 @@ class KillableBuilds:
     def __init__(self):
         self._program = subprocess.Popen(
             [sys.executable, __file__],
-            env={**os.environ, "KERAS_BACKEND": "numpy", "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, "KERAS_BACKEND": "numpy"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._answer()  # The imports are done.
 
     def start(self, folder, images, **options):
         """Starts a build.
@@ -36,8 +38,8 @@ class KillableBuilds:
             images: Int, how many examples it gets.
             **options: `broken`, the numbers of the examples whose images can't be read, which are then skipped;
                 `stop_after`, the number of images after which each further one is waited for without end (`start`
-                returns when that many were begun); `die_at`, the number of the operation on a file of the folder
-                before which the process is killed; `side`, of the images in pixels; `as_iterator`, whether the
+                returns when that many were begun); `die_at`, the number of the change of the folder, or of a file in
+                it, before which the process is killed; `side`, of the images in pixels; `as_iterator`, whether the
                 examples come one by one; and those of `FeatureStore.build`.
         """
         self._ask("start", folder=str(folder), images=images, **options)
@@ -64,6 +66,9 @@ class KillableBuilds:
     def _ask(self, command, **arguments):
         self._program.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
         self._program.stdin.flush()
+        return self._answer()
+
+    def _answer(self):
         answer = self._program.stdout.readline()
         if not answer:
             raise RuntimeError(f"The builds ended with {self._program.wait()}.")
@@ -110,31 +115,79 @@ class _Build:
 def _run(report, gate, stop_after, folder, images, broken=(), die_at=None, side=None, as_iterator=False, **options):
     """Builds, and ends the process."""
     try:
-        import pixel_stores
-
         side = side or pixel_stores.SIDE
-        examples = (
-            {**example, "image": b"broken"} if example["image_id"] in broken else example
-            for example in (_fresh(i, side) if as_iterator else pixel_stores.make_examples(1, i, side)[0]
-                            for i in range(images))
-        )
-        begun = []
+        examples = (pixel_stores.make_example(number, side) for number in range(images))
+        if not as_iterator:
+            examples = list(examples)
+        for number in broken:
+            examples[number]["image"] = b"broken"
+            options["on_error"] = "skip"
+        count = itertools.count()
 
         def on_load(image):
-            begun.append(None)
-            if stop_after is not None and len(begun) > stop_after:
+            if stop_after is not None and next(count) >= stop_after:
                 os.read(gate, 1)
                 os._exit(2)
             if (number := pixel_stores.number_of(image)) is not None:
                 os.write(report, bytes([number]))
 
-        extractor = pixel_stores.WatchedExtractor(pixel_stores.pixel_extractor(side), on_load)
+        extractor = pixel_stores.PixelExtractor(side, on_load)
         if die_at is not None:
             _die_at(die_at, folder)
-        if broken:
-            options["on_error"] = "skip"
-        pixel_stores.build(folder, examples if as_iterator else list(examples), extractor, **options)
+        pixel_stores.build(folder, examples, extractor, **options)
         os._exit(0)
     except BaseException:
         traceback.print_exc()
     os._exit(1)
+
+
+def _die_at(number, folder):
+    """Lets the process be killed before its n-th change of a folder or a file in it, counted from 0."""
+    count = itertools.count()
+    flush, plain_open = os.fsync, builtins.open
+
+    def step():
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event, arguments):
+        is_change = event in _CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if is_change and str(arguments[0]).startswith(folder):
+            step()
+
+    def counted_flush(file):
+        step()
+        flush(file)
+
+    def counted_open(*arguments, **options):
+        # The hook comes before the file is emptied, this after.
+        file = plain_open(*arguments, **options)
+        if file.writable() and str(arguments[0]).startswith(folder):
+            step()
+        return file
+
+    sys.addaudithook(hook)
+    os.fsync, builtins.open = counted_flush, counted_open
+
+
+def _serve():
+    current = None
+    print("{}", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        command = request.pop("command")
+        answer = {}
+        if command == "start":
+            current = _Build(**request)
+        else:
+            if command == "kill":
+                os.kill(current.process, signal.SIGKILL)
+            answer = current.end()
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    # Before the first fork, so that it takes its seconds once; in the tests' own process it would only add weight.
+    import pixel_stores
+
+    _serve()

@@ -5,28 +5,53 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_showattend.features import FeatureExtractor, FeatureStore
+from keras_showattend.features import FeatureStore, read_image
 
 SIDE = 4
 
 
-def pixel_extractor(side=SIDE):
-    """An extractor that gives the pixels back, a location each."""
-    return FeatureExtractor(keras.Sequential([keras.Input((side, side, 3)), keras.layers.Identity()]))
+class PixelExtractor:
+    """What a store needs of an extractor: gives the pixels back, a location each, and tells of images to be loaded.
+
+    No `FeatureExtractor` around a model that does nothing: to serialize that model for its fingerprint, Keras would
+    import TensorFlow on every backend.
+    """
+
+    width = 3
+
+    def __init__(self, side=SIDE, on_load=lambda image: None):
+        self.grid = (side, side)
+        self.locations = side * side
+        self.on_load = on_load
+        self.loaded = []
+
+    def __call__(self, images):
+        return keras.ops.reshape(images, (-1, self.locations, self.width))
+
+    def load_image(self, image):
+        self.loaded.append(number_of(image))
+        self.on_load(image)
+        return read_image(image).astype("float32")
+
+    def fingerprint(self):
+        return {"backbone": "pixels", "grid": list(self.grid)}
 
 
-def make_examples(count, start=0, side=SIDE):
-    """Examples with random images, which `number_of` tells apart."""
-    images = np.random.default_rng(5).integers(0, 256, (256, side, side, 3)).astype("uint8")
-    images[:, 0, 0, 0] = np.arange(256)
-    return [
-        {"image_id": i, "image": images[i], "captions": [f"picture {i}", "ein Bär, \u2028 \U0001f43b" + "!" * (i % 3)]}
-        for i in range(start, start + count)
-    ]
+def make_example(number, side=SIDE):
+    """An example with a random image, which `number_of` knows again."""
+    image = np.random.default_rng(number).integers(0, 256, (side, side, 3)).astype("uint8")
+    image[0, 0, 0] = number % 256
+    captions = [f"picture {number}", "ein Bär\u2028\U0001f43b" + "!" * (number % 3)]
+    return {"image_id": number, "image": image, "captions": captions}
+
+
+def make_examples(count, start=0):
+    """A list of examples."""
+    return [make_example(number) for number in range(start, start + count)]
 
 
 def number_of(image):
-    """Which of the examples an image belongs to; None where it is no array."""
+    """The number of the example that an image belongs to; None where it is no array."""
     return int(image[0, 0, 0]) if isinstance(image, np.ndarray) else None
 
 
@@ -35,30 +60,10 @@ def features_of(examples):
     return np.stack([example["image"].reshape(-1, 3) for example in examples]).astype("float32")
 
 
-class WatchedExtractor:
-    """Passes everything on, and tells of each image that is to be loaded."""
-
-    def __init__(self, extractor, on_load=lambda image: None):
-        self.extractor = extractor
-        self.on_load = on_load
-        self.loaded = []
-
-    def __getattr__(self, name):
-        return getattr(self.extractor, name)
-
-    def __call__(self, images):
-        return self.extractor(images)
-
-    def load_image(self, image):
-        self.loaded.append(number_of(image))
-        self.on_load(image)
-        return self.extractor.load_image(image)
-
-
 def build(folder, examples, extractor=None, **options):
     """A build of small batches and small shards."""
     options = {"batch_size": 2, "shard_size": 4, "verbose": 0, **options}
-    return FeatureStore.build(folder, examples, extractor or pixel_extractor(), **options)
+    return FeatureStore.build(folder, examples, extractor or PixelExtractor(), **options)
 
 
 def contents(folder):

@@ -139,6 +139,27 @@ def test_new_images_extend_and_fewer_give_a_view(tmp_path):
     assert len(FeatureStore.open(tmp_path / "store")) == 9
 
 
+class Sized:
+    """Examples that are read as they are asked for, as those of a prepared data set."""
+
+    def __init__(self, examples):
+        self.examples = examples
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __iter__(self):
+        return iter(self.examples)
+
+
+@pytest.mark.parametrize("kind", [list, iter, Sized])
+def test_other_images_extend_and_the_first_ones_stay(tmp_path, kind):
+    build(tmp_path / "store", kind(make_examples(8)))
+    store = build(tmp_path / "store", kind(make_examples(11)[8:]))
+    assert store.image_ids == [80, 90, 100]
+    assert FeatureStore.open(tmp_path / "store").image_ids == [i * 10 for i in range(11)]
+
+
 def test_subset(tmp_path):
     store = build(tmp_path / "store")
     view = store.subset([70, 20])
