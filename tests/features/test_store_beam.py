@@ -13,7 +13,8 @@ from PIL import Image
 from reporting_layers import REPORT, Reporting, reported
 from shelf import Shelf
 
-from keras_showattend.features import FeatureExtractor, FeatureStore, beam, beam_worker, disk
+from keras_showattend.features import FeatureExtractor, FeatureStore, disk
+from keras_showattend.features.beam import building, pipeline, worker
 
 # What Beam's DirectRunner comes to; that one would first look for a program on the web.
 RUNNER = "--runner=FnApiRunner"
@@ -48,14 +49,14 @@ def loaded(monkeypatch):
         names.append(pathlib.Path(image).name)
         return load(extractor, image)
 
-    load = beam_worker.load_pixels
-    monkeypatch.setattr(beam_worker, "load_pixels", watched)
+    load = worker.load_pixels
+    monkeypatch.setattr(worker, "load_pixels", watched)
     return names
 
 
 def build(path, examples, extractor=None, **options):
     options = {"batch_size": 2, "shard_size": 4, **options}
-    return beam.build_store(path, examples, extractor or make_extractor(), **options)
+    return building.build_store(path, examples, extractor or make_extractor(), **options)
 
 
 def build_locally(path, examples, extractor=None, **options):
@@ -69,9 +70,9 @@ def contents(path):
 
 def replace_pipeline(monkeypatch, function):
     """Runs `function(numbers, job, run)` instead, where `run(numbers, job)` runs the pipeline."""
-    run = beam.run_pipeline
+    run = building.run_pipeline
     monkeypatch.setattr(
-        beam,
+        building,
         "run_pipeline",
         lambda numbers, job, options: function(numbers, job, lambda numbers, job: run(numbers, job, options)),
     )
@@ -121,14 +122,14 @@ def test_one_process_loads_the_backbone_once_a_build(tmp_path, monkeypatch, exam
     build(tmp_path / "other", examples, extractor, pipeline_options=options)
     assert reported() == [os.getpid()] * 2
     # Nothing stays in the memory of the process that builds.
-    assert not beam_worker._loaded
+    assert not worker._loaded
 
 
 @pytest.mark.parametrize("policy", ["bfloat16", "float16"])
 def test_weights_of_low_precision(tmp_path, policy):
     layer = keras.layers.Conv2D(3, 8, 8, dtype=policy)
     extractor = FeatureExtractor(keras.Sequential([keras.Input((16, 16, 3)), layer]))
-    rebuilt = beam_worker.unpack_extractor(*beam_worker.pack_extractor(extractor))
+    rebuilt = worker.unpack_extractor(*worker.pack_extractor(extractor))
     assert keras.backend.standardize_dtype(rebuilt.weights[0].dtype) == policy
     assert rebuilt.fingerprint() == extractor.fingerprint()
 
@@ -216,7 +217,7 @@ class TestExistingStore:
     def test_no_pipeline_for_nothing(self, tmp_path, monkeypatch, examples):
         build_locally(tmp_path / "store", examples)
         before = contents(tmp_path / "store")
-        monkeypatch.setattr(beam, "run_pipeline", None)
+        monkeypatch.setattr(building, "run_pipeline", None)
         assert len(build(tmp_path / "store", examples)) == 11
         assert contents(tmp_path / "store") == before
 
@@ -443,7 +444,6 @@ def test_images_must_be_paths(tmp_path, examples, image):
 
 
 def test_a_pipeline_of_many_shards_is_small():
-    from keras_showattend.features import beam_pipeline
 
-    assert beam_pipeline._ranges([3, 4, 5, 9, 11, 12]) == [(3, 6), (9, 10), (11, 13)]
-    assert beam_pipeline._ranges(range(400_000)) == [(0, 400_000)]
+    assert pipeline._ranges([3, 4, 5, 9, 11, 12]) == [(3, 6), (9, 10), (11, 13)]
+    assert pipeline._ranges(range(400_000)) == [(0, 400_000)]

@@ -126,12 +126,9 @@ def test_each_bit_of_a_header(whole, copies):
     shutil.copytree(whole, folder)
     path = folder / shard_files(0)[0]
     content = path.read_bytes()
-    store = FeatureStore.open(folder)
     for position in range(content.index(b"\n") + 1):
         for bit in range(8):
             flip(position, bit)(path)
-            with pytest.raises(ValueError, match=path.name):
-                store.verify()
             with pytest.raises(ValueError, match=path.name):
                 FeatureStore.open(folder).verify()
             path.write_bytes(content)

@@ -5,7 +5,7 @@ import json
 
 
 def run_pipeline(numbers, job, options):
-    """Runs `beam_worker.compute_shard` for some shards, and waits for the end.
+    """Runs `worker.compute_shard` for some shards, and waits for the end.
 
     Args:
         numbers: The shards' numbers, ascending.
@@ -41,7 +41,7 @@ def _worker_function(job, backend):
         import os
 
         os.environ.setdefault("KERAS_BACKEND", backend)
-        from keras_showattend.features.beam_worker import compute_shard
+        from keras_showattend.features.beam.worker import compute_shard
 
         compute_shard(number, job)
 

@@ -6,7 +6,7 @@ import json
 import re
 from typing import NamedTuple
 
-from keras_showattend.features.folders import WORK
+from keras_showattend.features.beam.folders import WORK
 from keras_showattend.features.shards import captions_name, features_name
 
 _WEIGHTS = "weights.npz"

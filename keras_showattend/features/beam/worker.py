@@ -9,9 +9,9 @@ import threading
 import keras
 import numpy as np
 
-from keras_showattend.features.beam_work import Work
+from keras_showattend.features.beam.folders import is_url, open_folder, read_url
+from keras_showattend.features.beam.work import Work
 from keras_showattend.features.extraction import Extraction
-from keras_showattend.features.folders import is_url, open_folder, read_url
 from keras_showattend.features.shards import captions_name, features_name, numpy_dtype
 
 # A process computes one shard at a time: for that one the backbone takes all of its processors and memory.

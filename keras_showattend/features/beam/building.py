@@ -1,4 +1,4 @@
-"""Feature stores computed by Apache Beam: by several processes of one machine, or by many machines."""
+"""`build_store`: what is to be computed, and what came of it."""
 
 import contextlib
 import itertools
@@ -10,12 +10,12 @@ import uuid
 import keras
 
 from keras_showattend.features import disk
-from keras_showattend.features.beam_pipeline import run_pipeline
-from keras_showattend.features.beam_work import Work, other_sizes
-from keras_showattend.features.beam_worker import load_pixels, pack_extractor, unload
+from keras_showattend.features.beam.folders import is_url, open_folder
+from keras_showattend.features.beam.pipeline import run_pipeline
+from keras_showattend.features.beam.work import Work, other_sizes
+from keras_showattend.features.beam.worker import load_pixels, pack_extractor, unload
 from keras_showattend.features.building import check_same, new_manifest
 from keras_showattend.features.extractor import FeatureExtractor
-from keras_showattend.features.folders import is_url, open_folder
 from keras_showattend.features.manifest import COPY, MANIFEST, DamagedStoreError, recover_manifest, write_manifest
 from keras_showattend.features.selection import check_options, readable, select_new
 from keras_showattend.features.shards import captions_name, numpy_dtype, read_captions
