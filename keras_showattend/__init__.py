@@ -2,7 +2,9 @@
 
 import importlib
 
+from keras_showattend import callbacks as callbacks
 from keras_showattend import decoding as decoding
+from keras_showattend import evaluation as evaluation
 from keras_showattend import features as features
 from keras_showattend import layers as layers
 from keras_showattend import losses as losses

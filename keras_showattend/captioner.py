@@ -1,26 +1,16 @@
 """The whole captioner: features in, words and the places looked at out."""
 
-from typing import NamedTuple
-
 import keras
 import numpy as np
 from keras import ops
 
-from keras_showattend.decoding import compile_decoding, greedy_search
+from keras_showattend.decoding import greedy_search
+from keras_showattend.generation import checked_decoding, generate_batches, generate_together
 from keras_showattend.input_checks import as_array, check_targets, check_tokens, check_x
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, doubly_stochastic_penalty, token_weights
 from keras_showattend.metrics import TokenWeightedMean
 from keras_showattend.ops import at_least_float32_dtype
 from keras_showattend.validation import check_not_negative, check_positive_integer
-
-
-class Generation(NamedTuple):
-    """What `Captioner.generate` returns, for N images, captions of T = `max_length` ids and L locations."""
-
-    tokens: np.ndarray  # int32 (N, T), no start id, the end id kept, 0 after it
-    scores: np.ndarray  # float32 (N,), the captions' log-probabilities
-    attention: np.ndarray  # (N, T, L), zero after the end
-    texts: list | None  # N str where there is a tokenizer
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -103,7 +93,7 @@ class Captioner(keras.Model):
         self.max_length = check_positive_integer("max_length", max_length)
         self.attention_penalty = check_not_negative("attention_penalty", attention_penalty)
         self.attention_target = attention_target
-        self._generate_functions = {}
+        self._compiled_searches = {}
         self._traced_ranks = {}
 
     def build(self, input_shape):
@@ -253,6 +243,11 @@ class Captioner(keras.Model):
         projection = getattr(self.encoder, "projection", None)
         return projection.kernel.shape[0] if self.built and projection is not None else None
 
+    def check_inference(self, x):
+        """Raise a ValueError if the captioner can't write captions yet, or none for this `x`."""
+        self._check_built()
+        self._check_x(x)
+
     def _check_built(self):
         if not self.built:
             raise ValueError(
@@ -267,48 +262,44 @@ class Captioner(keras.Model):
 
         Args:
             x: Features `(N, L, D)` or `(N, H, W, D)`, or images `(N, H, W, 3)` where there is a feature extractor.
-            decoding: `"greedy"`.
+            decoding: `"greedy"`, or a `Greedy`, a `BeamSearch` or a `Sampling` of `keras_showattend.decoding`, with
+                their options. A search is compiled once for all calls with equal options, `max_length` and rank of `x`.
             max_length: Positive int, the most tokens to write, the end id included; None takes the captioner's.
             batch_size: Optional positive int, how many images to decode at a time; None decodes all at once.
 
         Returns:
-            `Generation(tokens, scores, attention, texts)`, numpy arrays and a list of str.
+            `Generation(tokens, scores, attention, texts)`, numpy arrays and a list of str: tokens `(N, max_length)`,
+            with the end id and 0 after it; the captions' own log-probabilities `(N,)`; where the model looked at each
+            token, `(N, max_length, L)`; texts where there is a tokenizer. With `BeamSearch(n_best=K)`, K > 1, an axis
+            K follows N, and `texts` holds N lists of K str.
 
         Raises:
             ValueError: If the captioner is not built, `x` does not fit, or `decoding` is not known.
-        """
-        if decoding != "greedy":
-            raise ValueError(f'`decoding` must be "greedy". Received: decoding={decoding!r}.')
-        max_length = check_positive_integer("max_length", self.max_length if max_length is None else max_length)
-        self._check_built()
-        x = as_array("x", x)
-        self._check_x(x)
-        count = x.shape[0]
-        if count == 0:
-            raise ValueError(f"`x` must not be empty. Received: x.shape={tuple(x.shape)}.")
-        batch_size = count if batch_size is None else check_positive_integer("batch_size", batch_size)
-        run = self._generate_function(max_length, len(x.shape))
-        batches = [run(x[i : i + batch_size]) for i in range(0, count, batch_size)]
-        tokens, scores, attention = (
-            np.concatenate([ops.convert_to_numpy(part) for part in parts]) for parts in zip(*batches, strict=True)
-        )
-        texts = None if self.tokenizer is None else self.tokenizer.decode(tokens)
-        return Generation(tokens, scores, attention, texts)
 
-    def caption(self, images, max_length=None, batch_size=64):
+        Example:
+        ```python
+        search = keras_showattend.decoding.BeamSearch(width=3, length_penalty="average", n_best=3)
+        generation = captioner.generate(store.features(store.image_ids), decoding=search)
+        ```
+        """
+        return generate_together([self], x, decoding, max_length, batch_size)
+
+    def caption(self, images, decoding="greedy", max_length=None, batch_size=64):
         """Captions for photographs.
 
         Args:
             images: List of paths, bytes of JPEG or PNG files, or uint8 arrays `(H, W, 3)` of any size; or one array
                 `(N, H, W, 3)`.
+            decoding: As in `generate`.
             max_length: As in `generate`.
             batch_size: How many images to hold and decode at a time.
 
         Returns:
-            A list of N str.
+            A list of N str; with `BeamSearch(n_best=K)`, K > 1, of N lists of K str.
 
         Raises:
-            ValueError: If there is no feature extractor or no tokenizer, or an image can't be read.
+            ValueError: If there is no feature extractor or no tokenizer, an image can't be read, or `decoding` is not
+                known.
         """
         if self.feature_extractor is None or self.tokenizer is None:
             raise ValueError(
@@ -319,12 +310,15 @@ class Captioner(keras.Model):
             raise ValueError(f"`images` must be a list of images. Received: a {type(images).__name__}.")
         if len(images) == 0:
             raise ValueError("`images` must not be empty. Received: 0 images.")
+        decoding = checked_decoding(decoding)
         check_positive_integer("batch_size", batch_size)
-        texts = []
-        for start in range(0, len(images), batch_size):
-            batch = [self.feature_extractor.load_image(i) for i in images[start : start + batch_size]]
-            texts += self.generate(np.stack(batch), max_length=max_length).texts
-        return texts
+        self._check_built()
+        batches = (
+            np.stack([self.feature_extractor.load_image(i) for i in images[start : start + batch_size]])
+            for start in range(0, len(images), batch_size)
+        )
+        parts = generate_batches((self,), batches, len(images), decoding, max_length)
+        return [text for part in parts for text in part.texts]
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`: the tokens of greedy `generate`, int32 `(N, max_length)`."""
@@ -341,29 +335,34 @@ class Captioner(keras.Model):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         self._check_x(x)
         if not state:
-            return self._decode(x, self.max_length).tokens
+            return self._greedy_tokens(x)
         trainable, non_trainable = state[0]
         variables = [*self.trainable_variables, *self.non_trainable_variables]
         with keras.StatelessScope(list(zip(variables, [*trainable, *non_trainable], strict=True))):
-            tokens = self._decode(x, self.max_length).tokens
+            tokens = self._greedy_tokens(x)
         return tokens, non_trainable
 
-    def _decode(self, x, max_length):
-        memory = self.decoder.prepare(self._encode(x, training=False))
-        batch_size = ops.shape(x)[0]
-        return greedy_search(
-            lambda token, state: self.decoder.step(token, state, memory),
-            self.decoder.initial_state(batch_size),
-            batch_size,
-            max_length,
-        )
+    def _greedy_tokens(self, x):
+        step, state = self.start_decoding(x)
+        return greedy_search(step, state, ops.shape(x)[0], self.max_length).tokens
 
-    def _generate_function(self, max_length, rank):
-        if (max_length, rank) not in self._generate_functions:
-            self._generate_functions[max_length, rank] = compile_decoding(
-                lambda x: self._decode(x, max_length), [*self.trainable_variables, *self.non_trainable_variables]
-            )
-        return self._generate_functions[max_length, rank]
+    def start_decoding(self, x):
+        """What a search of your own needs: the step function of `keras_showattend.decoding`, and its first state.
+
+        Args:
+            x: As in `generate`, a tensor or an array.
+
+        Returns:
+            `(step, state)`: `step(tokens, state)` gives `(logits, state, attention)` for N captions, or for a multiple
+            of N, those of one image together; a state `(N, ...)`.
+
+        Raises:
+            ValueError: If the captioner is not built or `x` does not fit.
+        """
+        self.check_inference(x)
+        memory = self.decoder.prepare(self._encode(x, training=False))
+        state = self.decoder.initial_state(ops.shape(x)[0])
+        return lambda token, state: self.decoder.step(token, state, memory), state
 
     # Saving
 

@@ -63,6 +63,7 @@ def _surroundings():
         keras_showattend.layers.AttentionGRUDecoder(vocab_size=6, embed_dim=4, units=4),
     )
     captioner.compile("adam")
+    captioner.build([(None, extractor.locations, extractor.width), (None, None)])
     return {
         "np": np,
         "keras": keras,

@@ -5,14 +5,14 @@ from keras import ops
 
 
 def compile_decoding(decode, variables):
-    """`decode(x)`, compiled, without gradients, and with the values that the variables have at each call.
+    """`decode`, compiled, without gradients, and with the values that the variables have at each call.
 
     Args:
-        decode: Function of one tensor, whose rank stays the same, that reads `variables`.
+        decode: Function of tensors, whose ranks stay the same, that reads `variables`.
         variables: List of Keras variables.
 
     Returns:
-        A function of one array.
+        A function of as many arrays.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -24,12 +24,12 @@ def compile_decoding(decode, variables):
 
         # A compiled closure would keep the values of its first call, so they are an argument.
         @jax.jit
-        def compiled(values, x):
+        def compiled(values, *arrays):
             with keras.StatelessScope(list(zip(variables, values, strict=True))):
-                return decode(x)
+                return decode(*arrays)
 
-        return lambda x: compiled([v.value for v in variables], x)
+        return lambda *arrays: compiled([v.value for v in variables], *arrays)
 
     import torch
 
-    return torch.no_grad()(lambda x: decode(ops.convert_to_tensor(x)))
+    return torch.no_grad()(lambda *arrays: decode(*map(ops.convert_to_tensor, arrays)))

@@ -1,32 +1,51 @@
 """Greedy decoding: at every step the most probable token."""
 
-from typing import NamedTuple
+import dataclasses
 
-from keras import ops, tree
+from keras import ops
 
-from keras_showattend.ops import at_least_float32
-from keras_showattend.token_ids import END, PADDING, START, UNKNOWN
-from keras_showattend.validation import check_positive_integer
-
-
-class Decoded(NamedTuple):
-    """Sequences and what was seen on the way, B of them, T = `max_length`."""
-
-    tokens: object  # int32 (B, T), the end id kept, the padding id after it
-    scores: object  # float32 (B,), the sequences' log-probabilities
-    attention: object  # (B, T, L), zero after the end; None where `step` gives none
+from keras_showattend.decoding.following import follow
+from keras_showattend.decoding.options import Decoding
+from keras_showattend.token_ids import END, PADDING, START
 
 
-def greedy_search(
-    step,
-    state,
-    batch_size,
-    max_length,
-    start_id=START,
-    end_id=END,
-    padding_id=PADDING,
-    banned=(PADDING, UNKNOWN, START),
-):
+@dataclasses.dataclass(frozen=True)
+class Greedy(Decoding):
+    """Greedy decoding: at every step the most probable token, of equals the one with the lower id.
+
+    `captioner.generate(x, decoding="greedy")` is `Greedy()`.
+
+    Args:
+        min_length: Int >= 0, how many tokens must stand before the end id may follow.
+        no_repeat_ngram: Int >= 0; no sequence of so many tokens occurs twice in a caption, 0 = no such rule.
+        banned: Ids that are never chosen; by default padding, unknown and start. The ban acts after the log-softmax,
+            so that scores stay the model's own.
+        forbidden_last: Ids of words that a caption must not end with: the end id never follows them directly.
+
+    Raises:
+        ValueError: For an argument that does not fit, naming the rule.
+
+    Example:
+    >>> from keras_showattend.decoding import Greedy
+    >>> Greedy(min_length=5).min_length
+    5
+    """
+
+    def decode(self, step, state, batch_size, max_length, *, start_id=START, end_id=END, padding_id=PADDING):
+        return follow(
+            lambda allowed, t: ops.argmax(allowed, axis=-1),
+            self,
+            step,
+            state,
+            batch_size,
+            max_length,
+            start_id,
+            end_id,
+            padding_id,
+        )
+
+
+def greedy_search(step, state, batch_size, max_length, start_id=START, end_id=END, padding_id=PADDING, **options):
     """Follow the most probable token until every sequence has ended.
 
     Runs inside `tf.function`, `jax.jit` and eagerly: the loop is the backend's own and stops early.
@@ -40,13 +59,13 @@ def greedy_search(
         start_id: Int, the token that the first step reads.
         end_id: Int, the token that ends a sequence.
         padding_id: Int, what stands after the end.
-        banned: Ids that are never chosen. The ban acts after the log-softmax, so scores stay the model's own.
+        **options: Those of `Greedy`.
 
     Returns:
-        `Decoded(tokens, scores, attention)`.
+        `Decoded(tokens, scores, attention)`. Sequences that have not ended at `max_length` are returned as they are.
 
     Raises:
-        ValueError: If `max_length` is not a positive integer.
+        ValueError: If `max_length` is not a positive integer or an option does not fit.
 
     Example:
     >>> from keras import ops
@@ -57,67 +76,6 @@ def greedy_search(
     >>> ops.convert_to_numpy(decoded.tokens)[0].tolist()
     [4, 5, 6, 3, 0, 0]
     """
-    check_positive_integer("max_length", max_length)
-
-    def advance(token, ended, score, state):
-        logits, state, *attention = step(token, state)
-        log_probabilities = ops.log_softmax(at_least_float32(logits), axis=-1)
-        allowed = _ban(log_probabilities, banned)
-        token = ops.cast(ops.argmax(allowed, axis=-1), "int32")
-        gained = ops.take_along_axis(log_probabilities, token[:, None], axis=-1)[:, 0]
-        score = score + ops.where(ended, ops.zeros_like(gained), gained)
-        token = ops.where(ended, padding_id, token)
-        attention = [ops.where(ended[:, None], ops.zeros_like(a), a) for a in attention]
-        return token, ended | (token == end_id), score, state, attention
-
-    first = ops.full((batch_size,), start_id, dtype="int32")
-    nobody = ops.zeros((batch_size,), dtype="bool")
-    # The first step stands outside the loop: it tells the dtype of the scores and the shape of the attention.
-    token, ended, score, state, attention = advance(first, nobody, 0.0, state)
-
-    def rows(x, filling=0):
-        """A row for every step, `(B, T, ...)`, the first one filled in."""
-        shape = ops.shape(x)
-        buffer = ops.full((shape[0], max_length, *shape[1:]), filling, dtype=x.dtype)
-        return _write(buffer, x, 0)
-
-    def body(t, token, ended, score, tokens, attention, state):
-        state = tree.pack_sequence_as(structure, state)
-        token, ended, score, state, seen = advance(token, ended, score, state)
-        tokens = _write(tokens, token, t)
-        attention = [_write(a, x, t) for a, x in zip(attention, seen, strict=True)]
-        return t + 1, token, ended, score, tokens, attention, tree.flatten(state)
-
-    structure = state
-    loop = (
-        ops.convert_to_tensor(1, dtype="int32"),
-        token,
-        ended,
-        score,
-        rows(token, padding_id),
-        [rows(a) for a in attention],
-        tree.flatten(state),
+    return Greedy(**options).decode(
+        step, state, batch_size, max_length, start_id=start_id, end_id=end_id, padding_id=padding_id
     )
-    if max_length > 1:
-        loop = ops.while_loop(
-            lambda t, token, ended, *_: ops.logical_not(ops.all(ended)),
-            body,
-            loop,
-            maximum_iterations=max_length - 1,
-        )
-    _, _, _, score, tokens, attention, _ = loop
-    return Decoded(tokens, score, attention[0] if attention else None)
-
-
-def _ban(log_probabilities, banned):
-    size = log_probabilities.shape[-1]
-    ban = ops.any(ops.arange(size)[:, None] == ops.convert_to_tensor(list(banned), dtype="int32"), axis=-1)
-    return ops.where(ban, float("-inf"), log_probabilities)
-
-
-def _write(buffer, x, t):
-    """`buffer[:, t] = x`."""
-    # JAX takes indices of one type only, and counts plain integers as int64 where that is enabled.
-    zero, t = ops.zeros((), dtype="int32"), ops.cast(t, "int32")
-    start = (zero, t, *[zero] * (len(buffer.shape) - 2))
-    return ops.slice_update(buffer, start, x[:, None])

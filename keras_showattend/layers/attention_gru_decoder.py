@@ -13,6 +13,7 @@ from keras_showattend.ops import (
     attention_gru_step,
     lookup,
 )
+from keras_showattend.ops.additive_attention import exponentials
 from keras_showattend.validation import check_fraction, check_positive_integer, shapes_agree
 
 
@@ -145,24 +146,25 @@ class AttentionGRUDecoder(keras.layers.Layer):
         self.output_dropout.build((None, None, self.units))
 
     def prepare(self, features, features_mask=None):
-        """What does not change from step to step: the features and their keys.
+        """What does not change from step to step: the features, and what is made of their keys.
 
         Args:
             features: Float, `(N, L, F)`.
             features_mask: Optional bool, `(N, L)`, True = attend.
 
         Returns:
-            A dict of tensors, every one with N rows: `features`, `keys` and, where there is one, `mask`.
+            A dict of tensors, every one with N rows: `features`; `key_exponentials`, at least float32, which a step
+            would else compute anew from the keys; and, where there is one, `mask`.
 
         Raises:
             ValueError: If the layer is not built, or a shape does not fit.
         """
         self._check_built("prepare")
         self._check_features(features, features_mask)
-        features = ops.cast(ops.convert_to_tensor(features), self.compute_dtype)
-        memory = {"features": features, "keys": self.attention.project_key(features)}
+        features = self._cast(features)
+        memory = {"features": features, "key_exponentials": exponentials(self.attention.project_key(features))}
         if features_mask is not None:
-            memory["mask"] = ops.cast(ops.convert_to_tensor(features_mask), "bool")
+            memory["mask"] = _bool(features_mask)
         return memory
 
     def initial_state(self, batch_size):
@@ -189,7 +191,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
         if len(token.shape) != 1:
             raise ValueError(f"`token` must have the shape (B,). Received: token.shape={tuple(token.shape)}.")
         self._check_state("state", state, token.shape[0])
-        rows = memory["keys"].shape[0]
+        rows = memory["features"].shape[0]
         if None not in (rows, token.shape[0]) and token.shape[0] % rows:
             raise ValueError(
                 f"`token` must have a multiple of the {rows} rows of `memory`. "
@@ -199,10 +201,11 @@ class AttentionGRUDecoder(keras.layers.Layer):
         state, weights = attention_gru_step(
             inputs,
             ops.cast(state, self.compute_dtype),
-            memory["keys"],
+            None,
             memory["features"],
             memory.get("mask"),
             self._recurrence_weights(),
+            key_exponentials=memory["key_exponentials"],
         )
         return self.vocabulary(self.hidden(state)), state, weights
 
@@ -218,7 +221,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
     ):
         self._check_inputs(tokens, features, features_mask, initial_state)
         shape = ops.shape(tokens)
-        memory = self.prepare(features, features_mask)
+        features = self._cast(features)
         # Time first, while the arrays are still narrow: (T, B)
         tokens = ops.transpose(ops.reshape(tokens, (-1, shape[-1])))
         embedded = lookup(self._cast(self.embedding.embeddings), tokens)
@@ -228,9 +231,9 @@ class AttentionGRUDecoder(keras.layers.Layer):
         states, weights = attention_gru(
             self._input_gates(embedded),
             ops.cast(initial_state, self.compute_dtype),
-            memory["keys"],
-            memory["features"],
-            memory.get("mask"),
+            self.attention.project_key(features),
+            features,
+            None if features_mask is None else _bool(features_mask),
             self._recurrence_weights(),
             return_attention=return_attention_scores,
         )
@@ -259,9 +262,9 @@ class AttentionGRUDecoder(keras.layers.Layer):
             recurrent_bias=self._cast(gru.bias)[1],
         )
 
-    def _cast(self, weight):
-        # `step` and `prepare` run outside `__call__`, where Keras does not cast weights by itself.
-        return ops.cast(ops.convert_to_tensor(weight), self.compute_dtype)
+    def _cast(self, x):
+        # `step` and `prepare` run outside `__call__`, where Keras does not cast weights and inputs by itself.
+        return ops.cast(ops.convert_to_tensor(x), self.compute_dtype)
 
     def _check_built(self, method):
         if not self.built:
@@ -354,6 +357,10 @@ def _like_tokens(x, tokens_shape):
     """`(T, B, W)` to the layout of the tokens, `(..., T, W)`."""
     x = ops.transpose(x, (1, 0, 2))
     return ops.reshape(x, (*tokens_shape, ops.shape(x)[-1]))
+
+
+def _bool(mask):
+    return ops.cast(ops.convert_to_tensor(mask), "bool")
 
 
 def _clone(initializer):

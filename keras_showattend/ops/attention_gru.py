@@ -32,21 +32,24 @@ class AttentionGRUWeights(NamedTuple):
     recurrent_bias: object  # b_r (3U,)
 
 
-def attention_gru_step(inputs, state, keys, features, mask, weights):
+def attention_gru_step(inputs, state, keys, features, mask, weights, key_exponentials=None):
     """One step. The captions of one image stand together: B = N x G, and caption i has image i // G.
 
     Args:
         inputs: `(B, 3U)`, the input half of the gates without the context.
         state: `(B, U)`.
-        keys: `(N, L, A)`, the projected features.
+        keys: `(N, L, A)`, the projected features; not read where `key_exponentials` are given.
         features: `(N, L, F)`.
         mask: Optional bool `(N, L)`, True = attend.
         weights: `AttentionGRUWeights`.
+        key_exponentials: Optional, the `exponentials` of the keys, for those who take many steps.
 
     Returns:
         The next state `(B, U)` and the attention weights `(B, L)`, both in the dtype of `state`.
     """
-    step = _step(inputs, state, exponentials(keys), features, mask, weights, _state_projection(weights))
+    if key_exponentials is None:
+        key_exponentials = exponentials(keys)
+    step = _step(inputs, state, key_exponentials, features, mask, weights, _state_projection(weights))
     return step.state, step.attention
 
 

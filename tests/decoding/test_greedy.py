@@ -6,34 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from writers import BACKEND, END, PADDING, START, as_numpy, chain, compiled, log_softmax, steps_of
 
 from keras_showattend.decoding import greedy_search
 
-BACKEND = keras.backend.backend()
 B, T, V, L = 3, 6, 7, 2
-PADDING, START, END = 0, 2, 3
-
-
-def compiled(function):
-    """The function under the backend's compiler, XLA where there is one."""
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, jit_compile=True)
-    if BACKEND == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function
-
-
-def as_numpy(decoded):
-    return [None if part is None else ops.convert_to_numpy(part) for part in decoded]
-
-
-def log_softmax(logits):
-    logits = logits - logits.max()
-    return logits - np.log(np.exp(logits).sum())
 
 
 def greedy_loop(tables, max_length, end=END, start=START, padding=PADDING, banned=(0, 1, 2)):
@@ -50,15 +27,6 @@ def greedy_loop(tables, max_length, end=END, start=START, padding=PADDING, banne
             if token == end:
                 break
     return tokens, scores
-
-
-def chain(tables):
-    """The step of a Markov chain whose state is its own table, `(B, V, V)`."""
-
-    def step(token, state):
-        return ops.take_along_axis(state, token[:, None, None], axis=1)[:, 0], state
-
-    return step, ops.convert_to_tensor(tables)
 
 
 def random_tables(seed, rows=B):
@@ -168,40 +136,10 @@ def test_nested_state_and_attention():
 
 
 def test_stops_when_all_have_ended():
-    steps = []
-
-    def count(token):
-        if BACKEND == "tensorflow":
-            import tensorflow as tf
-
-            [token] = tf.numpy_function(lambda t: (steps.append(1), t)[1], [token], [tf.int32])
-            token.set_shape((2,))
-        elif BACKEND == "jax":
-            import jax
-
-            jax.debug.callback(lambda: steps.append(1))
-        else:
-            steps.append(1)
-        return token
-
     def search(ends, max_length):
-        inner, state = scripted(ends)
-
-        def step(token, state):
-            return inner(count(token), state)
-
-        steps.clear()
-        if BACKEND == "tensorflow":
-            import tensorflow as tf
-
-            decoded = tf.function(lambda: greedy_search(step, state, 2, max_length))()
-        else:
-            decoded = greedy_search(step, state, 2, max_length)
-            if BACKEND == "jax":
-                import jax
-
-                jax.effects_barrier()
-        return as_numpy(decoded)[0].shape, len(steps)
+        step, state = scripted(ends)
+        (tokens, *_), steps = steps_of(greedy_search, step, state, 2, max_length)
+        return tokens.shape, steps
 
     assert search([1, 3], 40) == ((2, 40), 4)
     assert search([0, 0], 40) == ((2, 40), 1)

@@ -1,0 +1,129 @@
+"""Measure a saved captioner on photographs with captions: BLEU, ROUGE-L, CIDEr-D, and its best and worst captions.
+
+    python examples/evaluate_captioner.py runs/mine/captioner.keras --annotations captions.json --images photographs/
+
+The annotations are a JSON file in the COCO captions format. The output folder, `evaluation` beside the model if none is
+given, then holds metrics.json, results.json (the captions, in COCO's results format), best.png and worst.png, and
+features/, which the next run on these photographs reuses.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from caption_images import load_captioner
+
+from keras_showattend.datasets import coco_json
+from keras_showattend.evaluation import CiderD, diversity, evaluate_captions, write_results
+from keras_showattend.features import FeatureStore
+from keras_showattend.visualization import plot_captions
+
+NAMES = {
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D",
+}
+SAMPLES = 5
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a .keras file of a Captioner")
+    parser.add_argument("--annotations", type=Path, required=True, help="JSON in the COCO captions format")
+    parser.add_argument("--images", type=Path, required=True, help="the folder of its images")
+    parser.add_argument("--output", type=Path, help="default: the folder `evaluation` beside the model")
+    parser.add_argument("--weights", type=Path, help="a .weights.h5 file of the same captioner, for those in the model")
+    parser.add_argument("--beam", type=int, help="width of a beam search; default: greedy decoding")
+    parser.add_argument("--max-images", type=int, help="only the first so many images of the file")
+    parser.add_argument("--batch-size", type=int, default=64, help="images captioned at a time")
+    options = parser.parse_args(arguments)
+    for name in ("beam", "max_images", "batch_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1. Received: {value}.")
+    if options.output is None:
+        options.output = options.model.parent / "evaluation"
+    return options
+
+
+def choose_decoding(beam):
+    if beam is None:
+        return "greedy"
+    from keras_showattend.decoding import BeamSearch
+
+    return BeamSearch(width=beam)
+
+
+def write_captions(captioner, store, decoding, batch_size):
+    """The captions of all images, by id; their attention would fill the memory and is left."""
+    captions = {}
+    for start in range(0, len(store), batch_size):
+        image_ids = store.image_ids[start : start + batch_size]
+        captions |= zip(image_ids, captioner.generate(store.features(image_ids), decoding=decoding).texts, strict=True)
+    return captions
+
+
+def write_picture(path, captioner, store, photographs, image_ids, decoding):
+    generation = captioner.generate(store.features(image_ids), decoding=decoding)
+    figure = plot_captions(
+        [photographs[image_id] for image_id in image_ids],
+        generation.texts,
+        generation.attention,
+        references=[store.captions(image_id) for image_id in image_ids],
+        grid=captioner.grid,
+    )
+    figure.savefig(path)
+
+
+def main(arguments=None):
+    options = parse_arguments(arguments)
+    captioner = load_captioner(options.model)
+    if options.weights is not None:
+        captioner.load_weights(options.weights)
+    options.output.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+
+    examples = coco_json(options.annotations, options.images)[: options.max_images]
+    store = FeatureStore.build(options.output / "features", examples, captioner.feature_extractor, on_error="skip")
+    for example in examples:
+        if example["image_id"] not in store:
+            print(f"Left out: {store.skipped[example['image_id']]}")
+
+    decoding = choose_decoding(options.beam)
+    captions = write_captions(captioner, store, decoding, options.batch_size)
+    write_results(options.output / "results.json", captions)
+
+    references = {image_id: store.captions(image_id) for image_id in store.image_ids}
+    figures = evaluate_captions(captions, references)
+    metrics = {
+        "images": len(captions),
+        "left_out": len(examples) - len(captions),
+        "decoding": "greedy" if options.beam is None else f"beam search of width {options.beam}",
+        **figures,
+        **diversity(captions),
+        "seconds": round(time.time() - start, 1),
+    }
+    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+
+    scores = CiderD(references).scores(captions)
+    ranked = sorted(scores, key=scores.get, reverse=True)
+    photographs = {example["image_id"]: example["image"] for example in examples}
+    for name, image_ids in (("best", ranked[:SAMPLES]), ("worst", ranked[: -SAMPLES - 1 : -1])):
+        write_picture(options.output / f"{name}.png", captioner, store, photographs, image_ids, decoding)
+
+    print(f"{metrics['images']} images, {metrics['decoding']}, figures times 100:")
+    for name, value in figures.items():
+        print(f"  {NAMES[name]:8} {100 * value:6.1f}")
+    print(
+        f"{metrics['vocabulary']} different words, {metrics['mean_length']:.1f} a caption; "
+        f"{metrics['unique']:.0%} of the captions differ from one another."
+    )
+    print(f"See {options.output}: metrics.json, results.json, best.png, worst.png.")
+
+
+if __name__ == "__main__":
+    main()

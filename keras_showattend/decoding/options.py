@@ -1,0 +1,103 @@
+"""The options that every way of decoding has, and their checks."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_showattend.token_ids import PADDING, START, UNKNOWN
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """A way of decoding: what `Greedy`, `Sampling` and `BeamSearch` have in common.
+
+    The rules act on log-probabilities, whose exponentials then no longer sum to 1: nothing is renormalised, and scores
+    stay the model's own. Where they leave a sequence no token at all it stops there, unfinished.
+
+    Args:
+        min_length: Int >= 0, how many tokens must stand before the end id may follow.
+        no_repeat_ngram: Int >= 0; no sequence of so many tokens occurs twice in a caption, 0 = no such rule.
+        banned: Ids that are never chosen.
+        forbidden_last: Ids of words that a caption must not end with: the end id never follows them directly. (A
+            caption cut off at `max_length` may stop there.)
+    """
+
+    min_length: int = 0
+    no_repeat_ngram: int = 0
+    banned: tuple = (PADDING, UNKNOWN, START)
+    forbidden_last: tuple = ()
+
+    def __post_init__(self):
+        for name in ("min_length", "no_repeat_ngram"):
+            self._set(name, check_count(name, getattr(self, name), least=0))
+        for name in ("banned", "forbidden_last"):
+            self._set(name, _checked_ids(name, getattr(self, name)))
+
+    def _set(self, name, value):
+        # The way to set a field of a frozen dataclass while it is made.
+        object.__setattr__(self, name, value)
+
+    def decode(self, step, state, batch_size, max_length, *drawn, **ids):
+        """Whole sequences from `step`; the arguments are those of `greedy_search`, what `draw` gave among them."""
+        raise NotImplementedError
+
+    def draw(self, count, max_length):
+        """The random numbers for `count` sequences: a tuple of arrays of so many rows, empty where none are needed."""
+        return ()
+
+    @property
+    def program(self):
+        """The options that a compiled search depends on: those that are equal in this share one."""
+        return self
+
+    def check_length(self, max_length):
+        """Raise a ValueError where `min_length` and `max_length` contradict each other."""
+        if self.min_length > max_length:
+            raise ValueError(
+                "`min_length` must not be greater than `max_length`. "
+                f"Received: min_length={self.min_length}, max_length={max_length}."
+            )
+
+    def check_vocabulary(self, size):
+        """Raise a ValueError for ids that do not exist, or where none is left."""
+        for name in ("banned", "forbidden_last"):
+            ids = getattr(self, name)
+            if max(ids, default=0) >= size:
+                raise ValueError(
+                    f"`{name}` must hold ids below the vocabulary size {size}. Received: {name}={list(ids)}."
+                )
+        if len(set(self.banned)) == size:
+            raise ValueError(
+                f"`banned` must leave at least one of the {size} ids of the vocabulary. "
+                f"Received: banned={list(self.banned)}."
+            )
+
+
+def check_count(name, value, least):
+    """The value as an int, if it is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}. Received: {shown(name, value)}")
+    return int(value)
+
+
+def check_number(name, value, rule, holds):
+    """The value as a float, if it is a finite number for which `holds(value)`."""
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not np.isfinite(value) or not holds(value):
+        raise ValueError(f"`{name}` must be {rule}. Received: {shown(name, value)}")
+    return float(value)
+
+
+def shown(name, value):
+    """The value, as every message ends."""
+    return f"{name}={value!r} (type {type(value).__name__})."
+
+
+def _checked_ids(name, ids):
+    if isinstance(ids, str | bytes) or not hasattr(ids, "__iter__"):
+        raise ValueError(f"`{name}` must be a list of ids. Received: {shown(name, ids)}")
+    ids = tuple(ids)
+    for i in ids:
+        if isinstance(i, bool) or not isinstance(i, int | np.integer) or i < 0:
+            raise ValueError(f"`{name}` must hold ids, integers of at least 0. Received: {shown('id', i)}")
+    return tuple(int(i) for i in ids)
