@@ -75,7 +75,9 @@ class StoreBuilder:
         if first is not None:
             self._extract(itertools.chain([first], new), total)
         for number in self.damaged.copy():
-            # Its images were empty, or are not among the examples any more.
+            lost = self.manifest["shards"][number]["images"]
+            if lost and self.verbose:
+                print(f"Shard {number} is empty now: its {lost} images are not among the examples.")
             self._list(number, NewShard(self.folder, number, self.dtype, self.image_shape).finish())
         self._write_manifest()
         return readable(order, self.skipped)

@@ -378,3 +378,11 @@ def test_pickles_and_wrong_captions_are_refused(tmp_path):
         replace(0, "captions", "captions-00000.jsonl", "\n".join(wrong).encode())
         with pytest.raises(ValueError, match=message):
             FeatureStore.open(folder)
+
+
+def test_images_lost_with_a_damaged_shard_are_counted(tmp_path, capsys):
+    build(tmp_path / "store")
+    os.truncate(tmp_path / "store" / "features-00000.npy", 130)
+    build(tmp_path / "store", make_examples()[8:], verbose=1)
+    assert "Shard 0 is empty now: its 4 images are not among the examples." in capsys.readouterr().out
+    assert FeatureStore.open(tmp_path / "store").image_ids == [i * 10 for i in range(4, 11)]
