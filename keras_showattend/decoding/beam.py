@@ -142,7 +142,8 @@ def beam_search(step, state, batch_size, max_length, start_id=START, end_id=END,
 
     Returns:
         `Decoded(tokens, scores, attention)`, the best first where there are several. The scores are the sequences' own
-        log-probabilities, without penalties. Where none has ended at `max_length`, they are the best unfinished ones.
+        log-probabilities, without penalties. Where none has ended at `max_length`, they are the best unfinished ones,
+        those among them that the rules left no token.
 
     Raises:
         ValueError: If `max_length` is not a positive integer or an option does not fit; if the state has leaves
@@ -155,12 +156,12 @@ def beam_search(step, state, batch_size, max_length, start_id=START, end_id=END,
     >>> chances = np.full((6, 6), 1e-9, "float32")  # row i: of the ids after i
     >>> chances[2, [4, 5]] = 0.6, 0.4  # 4 is the better first id, but after it nothing is certain
     >>> chances[4, [3, 4, 5]] = 0.4, 0.3, 0.3
-    >>> chances[5, 3] = 0.9
+    >>> chances[5, [3, 4]] = 0.9, 0.1
     >>> def step(token, state):
     ...     return ops.take(ops.convert_to_tensor(np.log(chances)), token, axis=0), state
     >>> decoded = beam_search(step, (), batch_size=1, max_length=4, width=2)
-    >>> ops.convert_to_numpy(decoded.tokens).tolist(), round(float(np.exp(decoded.scores[0])), 2)
-    ([[5, 3, 0, 0]], 0.4)
+    >>> ops.convert_to_numpy(decoded.tokens).tolist(), round(float(ops.exp(decoded.scores[0])), 2)
+    ([[5, 3, 0, 0]], 0.36)
     """
     return BeamSearch(**options).decode(
         step, state, batch_size, max_length, start_id=start_id, end_id=end_id, padding_id=padding_id

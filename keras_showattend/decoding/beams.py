@@ -67,7 +67,8 @@ def advance(options, step, t, beams, state, count, end_id, padding_id):
     log_probabilities = ops.log_softmax(at_least_float32(logits), axis=-1)
     allowed = allow(options, log_probabilities, beams.tokens, beams.token, t, end_id)
     gained, ids = _continuations(allowed, width)
-    stopped = beams.stopped | (gained[:, 0] == float("-inf"))
+    # Not `gained[:, 0]`: XLA computes the first column of the k largest by sorting all.
+    stopped = beams.stopped | (ops.max(gained, axis=-1) == float("-inf"))
     # A beam that has stopped goes on as itself and in no other way.
     itself = ops.where(ops.arange(width) == 0, 0.0, float("-inf"))
     gained = ops.where(stopped[:, None], ops.cast(itself, gained.dtype), gained)

@@ -62,7 +62,8 @@ def greedy_search(step, state, batch_size, max_length, start_id=START, end_id=EN
         **options: Those of `Greedy`.
 
     Returns:
-        `Decoded(tokens, scores, attention)`. Sequences that have not ended at `max_length` are returned as they are.
+        `Decoded(tokens, scores, attention)`. Sequences that have not ended at `max_length` are returned as they are,
+        and so is one that the rules leave no token.
 
     Raises:
         ValueError: If `max_length` is not a positive integer or an option does not fit.

@@ -60,6 +60,8 @@ class Decoding:
 
     def check_vocabulary(self, size):
         """Raise a ValueError for ids that do not exist, or where none is left."""
+        if size is None:
+            raise ValueError("`step` must return logits whose last axis is known. Received: logits.shape[-1]=None.")
         for name in ("banned", "forbidden_last"):
             ids = getattr(self, name)
             if max(ids, default=0) >= size:

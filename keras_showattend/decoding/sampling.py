@@ -27,7 +27,7 @@ class Sampling(Decoding):
     Args:
         temperature: Number > 0: p^(1 / temperature). Near 0, sampling is greedy decoding.
         top_k: Optional positive int, how many tokens may be drawn.
-        top_p: Optional number in (0, 1], the nucleus.
+        top_p: Optional number in (0, 1], the nucleus. It sorts the vocabulary at every step; with `top_k`, only those.
         seed: Optional int, 0 to 2^32 - 1. With a seed the same captions come every time, on one backend; None draws
             others each time, in a sequence that `keras.utils.set_random_seed` fixes.
         min_length: Int >= 0, how many tokens must stand before the end id may follow.
@@ -130,7 +130,9 @@ def sample(
         **options: Those of `Sampling`.
 
     Returns:
-        `Decoded(tokens, scores, attention)`, the scores the model's own log-probabilities, of any temperature.
+        `Decoded(tokens, scores, attention)`, the scores the model's own log-probabilities, whatever the temperature.
+        Sequences that have not ended at `max_length` are returned as they are, and so is one that the rules leave no
+        token.
 
     Raises:
         ValueError: If `max_length` is not a positive integer or an option does not fit.

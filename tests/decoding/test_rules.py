@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from writers import END, PADDING, START, Writer, allowed_ids, as_numpy, beam_loop, chain, constant, steps_of
+from writers import BACKEND, END, PADDING, START, Writer, allowed_ids, as_numpy, beam_loop, chain, constant, steps_of
 
 from keras_showattend.decoding import BeamSearch, Greedy, Sampling, beam_search, greedy_search, sample
 
@@ -234,3 +234,15 @@ def test_options_are_values(name):
     assert kind().banned == (0, 1, 2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind().min_length = 2
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has axes of unknown size")
+def test_the_vocabulary_must_be_known():
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec((2, None))], autograph=False)
+    def search(logits):
+        return greedy_search(lambda token, state: (state, state), logits, 2, 3).tokens
+
+    with pytest.raises(ValueError, match=r"`step` must return logits whose last axis is known\. .*=None"):
+        search(tf.zeros((2, 5)))
