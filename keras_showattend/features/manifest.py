@@ -12,7 +12,8 @@ FORMAT = "keras_showattend feature store 1"
 MANIFEST = "manifest.json"
 # A build goes on from it where the manifest itself is damaged.
 COPY = "manifest-copy.json"
-DTYPES = ("float16", "bfloat16", "float32")
+# bfloat16 is no dtype of the .npy format: its 16 bits are stored as integers.
+DISK_DTYPES = {"float16": "<f2", "float32": "<f4", "bfloat16": "<u2"}
 
 _MAX_MANIFEST_BYTES = 64 * 2**20
 _NUMBERS = ("grid", "locations", "width", "shards", "skipped")
@@ -112,7 +113,7 @@ def _check(manifest, path):
         if not holds:
             raise DamagedStoreError(f"{path} is not a valid manifest: {text}.")
 
-    rule(manifest.get("dtype") in list(DTYPES), f"`dtype` must be one of {list(DTYPES)}")
+    rule(manifest.get("dtype") in list(DISK_DTYPES), f"`dtype` must be one of {list(DISK_DTYPES)}")
     rule(isinstance(manifest.get("extractor"), dict), "`extractor` must be an object")
     rule(all(name in manifest for name in _NUMBERS), f"it must hold {', '.join(_NUMBERS)}")
     grid = manifest["grid"]

@@ -3,15 +3,13 @@
 import numpy as np
 
 from keras_showattend.features.manifest import is_image_id
+from keras_showattend.validation import check_positive_integer
 
 
 def check_options(batch_size, shard_size, on_error):
     """Raises a ValueError unless the options of a build are what `FeatureStore.build` documents."""
-    for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(
-                f"`{name}` must be a positive integer. Received: {name}={value!r} (type {type(value).__name__})."
-            )
+    check_positive_integer("batch_size", batch_size)
+    check_positive_integer("shard_size", shard_size)
     if on_error not in ("raise", "skip"):
         raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: on_error={on_error!r}.")
 

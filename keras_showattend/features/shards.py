@@ -10,10 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_showattend.features.disk import describe, replacing
-from keras_showattend.features.manifest import DamagedStoreError, is_image_id
-
-# bfloat16 is no dtype of the .npy format: its 16 bits are stored as integers.
-DISK_DTYPES = {"float16": "<f2", "float32": "<f4", "bfloat16": "<u2"}
+from keras_showattend.features.manifest import DISK_DTYPES, DamagedStoreError, is_image_id
 
 
 def numpy_dtype(name):
