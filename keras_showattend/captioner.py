@@ -10,6 +10,7 @@ from keras_showattend.input_checks import as_array, check_targets, check_tokens,
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, doubly_stochastic_penalty, token_weights
 from keras_showattend.metrics import TokenWeightedMean
 from keras_showattend.ops import at_least_float32_dtype
+from keras_showattend.scheduled_sampling import checked_probability, mix_predictions
 from keras_showattend.validation import check_not_negative, check_positive_integer
 
 
@@ -24,13 +25,20 @@ class Captioner(keras.Model):
         encoder: Layer, features `(N, L, D)` to `(N, L, E)`, such as `FeatureEncoder`.
         decoder: Layer with the methods of `AttentionGRUDecoder`.
         tokenizer: Optional `CaptionTokenizer`; then `generate` returns texts too.
-        feature_extractor: Optional `FeatureExtractor`; then images may stand where features do.
+        feature_extractor: Optional `FeatureExtractor`; then images may stand where features do. Its backbone is
+            frozen; `captioner.feature_extractor.trainable = True` before `compile` trains it with the rest, from
+            images, its batch normalization still in inference mode. A small learning rate keeps what it knows.
         grid: Optional `(rows, columns)` of the locations, for plots; the feature extractor's where there is one.
         max_length: Positive int, the most tokens that `generate` and `predict` write, the end id included.
         attention_penalty: Float >= 0, weight of the doubly stochastic penalty
             `sum_l (target - sum_t a_tl)^2`, the mean over captions; padding steps do not count.
         attention_target: What the attention on each location should sum to over a caption: 1, as in the paper, or
             `"T/L"`, what a caption of T tokens can spread over L locations.
+        scheduled_sampling: In training, the probability with which a word that the decoder reads is one that it
+            predicts there itself: a float in [0, 1), or a `keras.optimizers.schedules.LearningRateSchedule` of the
+            optimizer's iterations, such as `PolynomialDecay(0.0, 10_000, 0.25)`, which rises to 0.25 in 10,000
+            batches. Above 0, a first pass without gradient or dropout makes the predictions: see
+            `keras_showattend.scheduled_sampling.mix_predictions`.
         **kwargs: `name`, `dtype`, ... of `keras.Model`.
 
     Call arguments:
@@ -62,7 +70,8 @@ class Captioner(keras.Model):
     (4, 6, 49)
 
     Reference: Xu et al. 2015, arXiv 1502.03044, section 3.1; the penalty is equation 14. Training follows the 2018
-    TensorFlow notebook "Image Captioning with Attention".
+    TensorFlow notebook "Image Captioning with Attention". Scheduled sampling is that of Bengio et al. 2015, arXiv
+    1506.03099, in two passes.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class Captioner(keras.Model):
         max_length=20,
         attention_penalty=0.0,
         attention_target=1.0,
+        scheduled_sampling=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -93,6 +103,9 @@ class Captioner(keras.Model):
         self.max_length = check_positive_integer("max_length", max_length)
         self.attention_penalty = check_not_negative("attention_penalty", attention_penalty)
         self.attention_target = attention_target
+        self.scheduled_sampling = checked_probability(scheduled_sampling, decoder.vocab_size)
+        # Only where it is used: other captioners have no variable more than they had, and draw no seed.
+        self._sampling_seed = keras.random.SeedGenerator() if self.scheduled_sampling else None
         self._compiled_searches = {}
         self._traced_ranks = {}
 
@@ -181,9 +194,13 @@ class Captioner(keras.Model):
         return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     def train_step(self, *args):
-        """One step of teacher forcing; JAX passes its state before the batch."""
+        """One step of teacher forcing, with predictions where words are sampled; JAX passes its state first."""
         *state, data = args
-        return super().train_step(*state, self._teacher_forcing(data))
+        data = self._teacher_forcing(data)
+        self._check_backbone_is_reached(data[0][0])
+        if self.scheduled_sampling:
+            state, data = self._with_predictions(state, data)
+        return super().train_step(*state, data)
 
     def test_step(self, *args):
         """One step of evaluation by teacher forcing."""
@@ -213,6 +230,28 @@ class Captioner(keras.Model):
         inputs, targets = y[..., :-1], y[..., 1:]
         return (x, inputs), targets, sample_weight
 
+    def _with_predictions(self, state, data):
+        """The batch as it is trained on under scheduled sampling, and the state after the random numbers for it."""
+        (x, tokens), targets, sample_weight = data
+        if not state:
+            return state, ((x, self._mixed_inputs(x, tokens)), targets, sample_weight)
+        trainable, non_trainable, optimizer, metrics = state[0]
+        groups = (self.trainable_variables, self.non_trainable_variables, self.optimizer.variables)
+        values = (trainable, non_trainable, optimizer)
+        pairs = [pair for group in zip(groups, values, strict=True) for pair in zip(*group, strict=True)]
+        with keras.StatelessScope(pairs) as scope:
+            tokens = self._mixed_inputs(x, tokens)
+        non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+        return [(trainable, non_trainable, optimizer, metrics)], ((x, tokens), targets, sample_weight)
+
+    def _mixed_inputs(self, x, tokens):
+        # In a train step, before the one that records gradients.
+        logits = self((x, tokens), training=False)
+        probability = self.scheduled_sampling
+        if callable(probability):
+            probability = probability(self.optimizer.iterations)
+        return mix_predictions(tokens, logits, probability, self._sampling_seed)
+
     def _checked_arrays(self, step, x, y, **kwargs):
         x, y, sample_weight = self._checked_batch(step, x, y, kwargs.get("sample_weight"))
         return x, y, kwargs if sample_weight is None else {**kwargs, "sample_weight": sample_weight}
@@ -238,6 +277,15 @@ class Captioner(keras.Model):
 
     def _check_x(self, x):
         check_x(x, self.feature_extractor is not None, self._feature_width())
+
+    def _check_backbone_is_reached(self, x):
+        extractor = self.feature_extractor
+        if extractor is not None and extractor.trainable_variables and not self._takes_images(x.shape):
+            raise ValueError(
+                "`x` must be images (N, H, W, 3) to train a captioner whose `feature_extractor` is trainable: features "
+                "reach none of its weights, and are not those of its weights once these change. Received: x.shape="
+                f"{tuple(x.shape)}; set `captioner.feature_extractor.trainable = False` to train the rest alone."
+            )
 
     def _feature_width(self):
         projection = getattr(self.encoder, "projection", None)
@@ -361,24 +409,29 @@ class Captioner(keras.Model):
         """
         self.check_inference(x)
         memory = self.decoder.prepare(self._encode(x, training=False))
-        state = self.decoder.initial_state(ops.shape(x)[0])
+        state = self.decoder.initial_state(ops.shape(x)[0], memory)
         return lambda token, state: self.decoder.step(token, state, memory), state
 
     # Saving
 
     def save_own_variables(self, store):
-        """Save where the dropout layers' random numbers stand, so that training goes on with the next ones."""
-        for i, state in enumerate(self._random_states()):
-            store[str(i)] = ops.convert_to_numpy(state)
+        """Save where the random numbers of training stand, so that it goes on with the next ones."""
+        for name, state in self._random_states().items():
+            store[name] = ops.convert_to_numpy(state)
 
     def load_own_variables(self, store):
-        """Load what `save_own_variables` saved."""
-        for i, state in enumerate(self._random_states()):
-            state.assign(store[str(i)])
+        """Load what `save_own_variables` saved; random numbers that the saved captioner did not need stay."""
+        saved = set(store.keys())
+        for name, state in self._random_states().items():
+            if name in saved:
+                state.assign(store[name])
 
     def _random_states(self):
-        weights = {id(v) for v in self.non_trainable_weights}
-        return [v for v in self.non_trainable_variables if id(v) not in weights]
+        """The states of the random numbers, by their names in a file: the dropout layers' are numbered."""
+        own = {} if self._sampling_seed is None else {"scheduled_sampling": self._sampling_seed.state}
+        known = {id(v) for v in (*self.non_trainable_weights, *own.values())}
+        dropout = [v for v in self.non_trainable_variables if id(v) not in known]
+        return {**{str(i): v for i, v in enumerate(dropout)}, **own}
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -392,13 +445,15 @@ class Captioner(keras.Model):
             "max_length": self.max_length,
             "attention_penalty": self.attention_penalty,
             "attention_target": self.attention_target,
+            "scheduled_sampling": serialize(self.scheduled_sampling),
         }
 
     @classmethod
     def from_config(cls, config):
         """Build the captioner and its parts from `get_config`."""
-        parts = ("encoder", "decoder", "tokenizer", "feature_extractor")
-        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in parts}
+        parts = ("encoder", "decoder", "tokenizer", "feature_extractor", "scheduled_sampling")
+        # Older files have no `scheduled_sampling`.
+        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in parts if name in config}
         return cls(**{**config, **parts})
 
 

@@ -70,6 +70,8 @@ class Backbone(NamedTuple):
             return " ".join(type(layer).__name__ for layer in self.model.layers)
         config = keras.saving.serialize_keras_object(self.model)
         text = json.dumps(config, sort_keys=True, default=str)
+        # What is trained later does not decide what the features are now.
+        text = text.replace('"trainable": true', '"trainable": false')
         # Automatic names count up through a process: number them by their order instead.
         for index, name in enumerate(dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))):
             text = text.replace(f'"{name}"', f'"#{index}"')

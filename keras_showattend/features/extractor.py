@@ -23,8 +23,17 @@ class FeatureExtractor(keras.layers.Layer):
     """Turns images into features of a grid of locations, as the notebook did with InceptionV3.
 
     Images of any size are resized to `image_size` (bilinear, antialiased), preprocessed in float32
-    as the backbone was trained, and run through it in inference mode. The weights are frozen: a
-    `trainable = True` set on an enclosing model does not reach them, and neither does `training`.
+    as the backbone was trained, and run through it in inference mode. The weights are frozen until
+    `extractor.trainable = True`, which is Keras's own attribute: it reaches every layer of the
+    backbone, is reached by a `trainable` set on an enclosing model, and takes effect at the next
+    `compile`. To train some layers only, set it, and then `trainable = False` on the others of
+    `extractor.backbone.layers`. A backbone that is trained stays in inference mode: batch
+    normalization goes on with the moving statistics it has, which do not change (only its scale
+    and offset do), and dropout does nothing. Statistics of the small batches that captioning
+    allows would be poor ones, and the features in training would differ from those in decoding.
+
+    Cached features go stale when the backbone changes: train on images then. A `FeatureStore` of
+    other weights is refused by `FeatureStore.build`.
 
     The extractor saves with the model that holds it. Loading takes the weights from the saved file
     and neither downloads nor reads another one.
@@ -35,7 +44,8 @@ class FeatureExtractor(keras.layers.Layer):
             ("inception_v3", "mobilenet_v2", "EfficientNetB0", ...), whose own preprocessing is
             applied;
             a `keras.Model` from `(N, H, W, 3)` pixels of 0 to 255 to `(N, rows, columns, D)` or
-            `(N, L, D)`, which is frozen in place and brings its own preprocessing;
+            `(N, L, D)`, which is frozen in place (with `trainable=True` its layers stay as they are) and
+            brings its own preprocessing;
             `"patches"`, the colours, edges and place of the window around each 16 x 16 cell, which needs no
             weights.
         weights: `"imagenet"` (downloaded once), the path of a weights file, or None for random
@@ -43,7 +53,7 @@ class FeatureExtractor(keras.layers.Layer):
         image_size: Int or `(height, width)`, pixels that the backbone sees. Default: the size that
             the backbone was trained on (299 for inception_v3), the `input_shape` of a
             `keras.Model`, 128 for `"patches"`.
-        **kwargs: Keras's own layer arguments, such as `name` and `dtype`.
+        **kwargs: Keras's own layer arguments, such as `name` and `dtype`; `trainable` is False by default.
 
     Attributes:
         grid: `(rows, columns)` of the locations.
@@ -77,7 +87,7 @@ class FeatureExtractor(keras.layers.Layer):
 
     def __init__(self, backbone="inception_v3", weights="imagenet", image_size=None, **kwargs):
         # Autocasting would round pixels to float16 or bfloat16 before the preprocessing.
-        super().__init__(**{**kwargs, "trainable": False, "autocast": False})
+        super().__init__(**{"trainable": False, **kwargs, "autocast": False})
         if not (weights in (None, "imagenet") or isinstance(weights, (str, os.PathLike))):
             raise ValueError(
                 "`weights` must be 'imagenet', None or a path. "
@@ -114,21 +124,11 @@ class FeatureExtractor(keras.layers.Layer):
         self.width = output_shape[-1]
         if weights not in (None, "imagenet"):
             load_weights(backbone, weights)
-        backbone.model.trainable = False
+        if not self.trainable:
+            backbone.model.trainable = False
         self.backbone = backbone.model
         self._backbone_name = backbone.name
         self._preprocess = backbone.preprocess
-
-    @property
-    def trainable(self):
-        """Always False."""
-        return False
-
-    @trainable.setter
-    def trainable(self, value):
-        # Keras sets this on every layer inside a model. Features cached on disk would go stale if
-        # it thawed the backbone.
-        pass
 
     def call(self, images):
         """Computes the features; see the class."""

@@ -1,20 +1,22 @@
 """A GRU that looks at the features before every word."""
 
-import math
-
 import keras
-from keras import backend, ops
+from keras import ops
 
 from keras_showattend.layers.bahdanau_attention import BahdanauAttention
+from keras_showattend.layers.decoder_checks import batch_of, check_call, check_features, check_rows, check_state
 from keras_showattend.ops import (
     AttentionGRUWeights,
+    ContextGate,
+    at_least_float32,
     at_least_float32_dtype,
     attention_gru,
     attention_gru_step,
     lookup,
+    masked_softmax,
 )
 from keras_showattend.ops.additive_attention import exponentials
-from keras_showattend.validation import check_fraction, check_positive_integer, shapes_agree
+from keras_showattend.validation import check_fraction, check_positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -24,6 +26,13 @@ class AttentionGRUDecoder(keras.layers.Layer):
         c_t = attention(h_{t-1}, features)
         h_t = GRU([c_t, embedding(token_t)], h_{t-1})
         logits_t = W_o (W_h h_t + b_h) + b_o
+
+    from h_0 = 0. Xu et al. also have a gate beta_t, a number that says how much the image counts for this word, and a
+    first state made of the image, whose features at the locations are x_l:
+
+        c_t = beta_t attention(h_{t-1}, features)       with `context_gate=True`
+        beta_t = sigmoid(w_beta . h_{t-1} + b_beta)
+        h_0 = tanh(W_i mean_l(x_l) + b_i)               with `state_initializer="mean_feature"`
 
     The GRU is that of `keras.layers.GRU(reset_after=True)`, with the same gate order and weight layout: its weights,
     in `decoder.gru`, move between the two. Differs from Xu et al. in the cell (theirs is an LSTM) and from the 2018
@@ -38,8 +47,12 @@ class AttentionGRUDecoder(keras.layers.Layer):
         units: Positive int `U`, width of the state.
         attention_units: Positive int, width of the attention's scoring space; None takes `units`.
         dropout: Float in [0, 1), applied to the embeddings and before the vocabulary layer.
-        kernel_initializer: For the kernels of the GRU's inputs and of the two output layers.
+        kernel_initializer: For the kernels of the GRU's inputs, the two output layers, the gate and the first state.
         recurrent_initializer: For the GRU's recurrent kernel.
+        context_gate: Bool, whether a gate scales the context; `decoder.gate(state)` gives it. The attention weights
+            that are returned are those before the gate: they sum to 1.
+        state_initializer: `"zeros"`, or `"mean_feature"`: the layer `decoder.first_state` of the mean of the features
+            over the locations that may be attended to, or of zeros where there are none.
         **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
 
     Call arguments:
@@ -47,7 +60,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
         features: Float, `(B, L, F)` or `(N, L, F)`; any L, F fixed when the layer is built.
         features_mask: Optional bool, `(B, L)` or `(N, L)`; True = attend. Keras fills it in when `features`
             carries a mask. Where nothing may be attended to, the context is zero.
-        initial_state: Optional float, `(B, U)`; zeros otherwise.
+        initial_state: Optional float, `(B, U)`; otherwise what `state_initializer` says.
         return_state: Bool, whether to return the state after the last step.
         return_attention_scores: Bool, whether to return the attention weights.
         training: Bool, whether to apply dropout.
@@ -61,9 +74,9 @@ class AttentionGRUDecoder(keras.layers.Layer):
         the returned state is the one after all T steps.
 
     Raises:
-        ValueError: If a size is not a positive int or `dropout` not in [0, 1); if `tokens`, `features`,
-            `features_mask` or `initial_state` has a wrong rank, batch size or width; if `prepare` or `step` is
-            called before the layer is built.
+        ValueError: If a size is not a positive int, `dropout` not in [0, 1) or `state_initializer` not known; if
+            `tokens`, `features`, `features_mask` or `initial_state` has a wrong rank, batch size or width; if
+            `prepare` or `step` is called before the layer is built.
 
     Example:
     >>> import keras_showattend, numpy as np
@@ -73,12 +86,13 @@ class AttentionGRUDecoder(keras.layers.Layer):
     >>> tuple(logits.shape), tuple(weights.shape)
     ((2, 7, 50), (2, 7, 49))
     >>> memory = decoder.prepare(features)
-    >>> logits, state, weights = decoder.step(tokens[:, 0], decoder.initial_state(2), memory)
+    >>> logits, state, weights = decoder.step(tokens[:, 0], decoder.initial_state(2, memory), memory)
     >>> tuple(logits.shape)
     (2, 50)
 
-    Reference: Xu et al. 2015, arXiv 1502.03044, section 3.1.2 with the soft attention of 4.2; the attention of
-    Bahdanau et al. 2015, arXiv 1409.0473, appendix A.1.2; the GRU of Cho et al. 2014, arXiv 1406.1078.
+    Reference: Xu et al. 2015, arXiv 1502.03044: section 3.1.2 for decoder and first state (an MLP's of any depth; here
+    of one layer), 4.2 for the soft attention, 4.2.1 for the gate; the attention of Bahdanau et al. 2015,
+    arXiv 1409.0473, appendix A.1.2; the GRU of Cho et al. 2014, arXiv 1406.1078.
     """
 
     def __init__(
@@ -90,6 +104,8 @@ class AttentionGRUDecoder(keras.layers.Layer):
         dropout=0.0,
         kernel_initializer="glorot_uniform",
         recurrent_initializer="glorot_uniform",
+        context_gate=False,
+        state_initializer="zeros",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -102,6 +118,13 @@ class AttentionGRUDecoder(keras.layers.Layer):
         self.dropout = check_fraction("dropout", dropout)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.recurrent_initializer = keras.initializers.get(recurrent_initializer)
+        self.context_gate = bool(context_gate)
+        if state_initializer not in ("zeros", "mean_feature"):
+            raise ValueError(
+                '`state_initializer` must be "zeros" or "mean_feature". '
+                f"Received: state_initializer={state_initializer!r}."
+            )
+        self.state_initializer = state_initializer
 
         policy = self.dtype_policy
         self.embedding = keras.layers.Embedding(self.vocab_size, self.embed_dim, dtype=policy, name="embedding")
@@ -126,6 +149,24 @@ class AttentionGRUDecoder(keras.layers.Layer):
             dtype=at_least_float32_dtype(self.compute_dtype),
             name="vocabulary",
         )
+        # After the others, so that the weights of a decoder without them keep their order.
+        self.gate = self.first_state = None
+        if self.context_gate:
+            self.gate = keras.layers.Dense(
+                1,
+                activation="sigmoid",
+                kernel_initializer=_clone(self.kernel_initializer),
+                dtype=policy,
+                name="gate",
+            )
+        if self.state_initializer == "mean_feature":
+            self.first_state = keras.layers.Dense(
+                self.units,
+                activation="tanh",
+                kernel_initializer=_clone(self.kernel_initializer),
+                dtype=policy,
+                name="first_state",
+            )
         self.embedding_dropout = keras.layers.Dropout(self.dropout, dtype=policy)
         self.output_dropout = keras.layers.Dropout(self.dropout, dtype=policy)
         self.supports_masking = True
@@ -142,6 +183,10 @@ class AttentionGRUDecoder(keras.layers.Layer):
         self.gru.build((None, width + self.embed_dim))
         self.hidden.build((None, None, self.units))
         self.vocabulary.build((None, None, self.units))
+        if self.gate is not None:
+            self.gate.build((None, self.units))
+        if self.first_state is not None:
+            self.first_state.build((None, width))
         self.embedding_dropout.build((None, None, self.embed_dim))
         self.output_dropout.build((None, None, self.units))
 
@@ -154,22 +199,53 @@ class AttentionGRUDecoder(keras.layers.Layer):
 
         Returns:
             A dict of tensors, every one with N rows: `features`; `key_exponentials`, at least float32, which a step
-            would else compute anew from the keys; and, where there is one, `mask`.
+            would else compute anew from the keys; where there is one, `mask`; and `first_state`, `(N, U)`, with
+            `state_initializer="mean_feature"`.
 
         Raises:
             ValueError: If the layer is not built, or a shape does not fit.
         """
         self._check_built("prepare")
-        self._check_features(features, features_mask)
-        features = self._cast(features)
-        memory = {"features": features, "key_exponentials": exponentials(self.attention.project_key(features))}
-        if features_mask is not None:
-            memory["mask"] = _bool(features_mask)
+        check_features(features, features_mask, self._feature_width())
+        features, mask = self._cast(features), _bool(features_mask)
+        memory = self._start(features, mask)
+        memory["key_exponentials"] = exponentials(self.attention.project_key(features))
+        if mask is not None:
+            memory["mask"] = mask
         return memory
 
-    def initial_state(self, batch_size):
-        """The state before the first step: zeros `(batch_size, U)`, compute dtype."""
-        return ops.zeros((batch_size, self.units), dtype=self.compute_dtype)
+    def _start(self, features, mask):
+        """The part of `prepare`'s dict that `initial_state` reads."""
+        memory = {"features": features}
+        if self.first_state is not None:
+            memory["first_state"] = self.first_state(_mean_feature(features, mask))
+        return memory
+
+    def initial_state(self, batch_size, memory=None):
+        """The state before the first step: zeros, or that of the image of each caption.
+
+        Args:
+            batch_size: Int or scalar tensor B, a multiple of the N rows of `memory`, shared as in `step`.
+            memory: What `prepare` returned; only `state_initializer="mean_feature"` needs it.
+
+        Returns:
+            `(B, U)`, compute dtype.
+
+        Raises:
+            ValueError: If `memory` is missing, or `batch_size` is not a multiple of its rows.
+        """
+        if memory is not None:
+            check_rows("`batch_size` must be a multiple", batch_size, memory, f"batch_size={batch_size}")
+        if self.first_state is None:
+            return ops.zeros((batch_size, self.units), dtype=self.compute_dtype)
+        if memory is None:
+            raise ValueError(
+                'With `state_initializer="mean_feature"`, `initial_state` needs the `memory` that `prepare` returns. '
+                "Received: memory=None."
+            )
+        # (N, U) to (N x G, U)
+        first = memory["first_state"]
+        return ops.repeat(first, batch_size // ops.shape(first)[0], axis=0)
 
     def step(self, token, state, memory):
         """One step without dropout: reads a token, returns the logits of the next one.
@@ -190,13 +266,9 @@ class AttentionGRUDecoder(keras.layers.Layer):
         token, state = ops.convert_to_tensor(token), ops.convert_to_tensor(state)
         if len(token.shape) != 1:
             raise ValueError(f"`token` must have the shape (B,). Received: token.shape={tuple(token.shape)}.")
-        self._check_state("state", state, token.shape[0])
-        rows = memory["features"].shape[0]
-        if None not in (rows, token.shape[0]) and token.shape[0] % rows:
-            raise ValueError(
-                f"`token` must have a multiple of the {rows} rows of `memory`. "
-                f"Received: token.shape={tuple(token.shape)}."
-            )
+        batch = token.shape[0]
+        check_state("state", state, batch, self.units)
+        check_rows("`token` must have a multiple", batch, memory, f"token.shape={tuple(token.shape)}")
         inputs = self._input_gates(self.embedding(token))
         state, weights = attention_gru_step(
             inputs,
@@ -206,6 +278,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
             memory.get("mask"),
             self._recurrence_weights(),
             key_exponentials=memory["key_exponentials"],
+            gate=self._context_gate(),
         )
         return self.vocabulary(self.hidden(state)), state, weights
 
@@ -219,23 +292,24 @@ class AttentionGRUDecoder(keras.layers.Layer):
         return_attention_scores=False,
         training=None,
     ):
-        self._check_inputs(tokens, features, features_mask, initial_state)
+        self._check_call(tokens, features, features_mask, initial_state)
         shape = ops.shape(tokens)
-        features = self._cast(features)
+        features, mask = self._cast(features), _bool(features_mask)
         # Time first, while the arrays are still narrow: (T, B)
         tokens = ops.transpose(ops.reshape(tokens, (-1, shape[-1])))
         embedded = lookup(self._cast(self.embedding.embeddings), tokens)
         embedded = self.embedding_dropout(embedded, training=training)
         if initial_state is None:
-            initial_state = self.initial_state(ops.shape(tokens)[1])
+            initial_state = self.initial_state(ops.shape(tokens)[1], self._start(features, mask))
         states, weights = attention_gru(
             self._input_gates(embedded),
             ops.cast(initial_state, self.compute_dtype),
             self.attention.project_key(features),
             features,
-            None if features_mask is None else _bool(features_mask),
+            mask,
             self._recurrence_weights(),
             return_attention=return_attention_scores,
+            gate=self._context_gate(),
         )
         hidden = self.hidden(_like_tokens(states, shape))
         outputs = [self.vocabulary(self.output_dropout(hidden, training=training))]
@@ -262,6 +336,11 @@ class AttentionGRUDecoder(keras.layers.Layer):
             recurrent_bias=self._cast(gru.bias)[1],
         )
 
+    def _context_gate(self):
+        if self.gate is None:
+            return None
+        return ContextGate(kernel=self._cast(self.gate.kernel), bias=self._cast(self.gate.bias))
+
     def _cast(self, x):
         # `step` and `prepare` run outside `__call__`, where Keras does not cast weights and inputs by itself.
         return ops.cast(ops.convert_to_tensor(x), self.compute_dtype)
@@ -273,45 +352,11 @@ class AttentionGRUDecoder(keras.layers.Layer):
                 "`build(tokens_shape, features_shape)`, before. Received: built=False."
             )
 
-    def _check_features(self, features, features_mask):
-        shape = tuple(features.shape)
-        width = self.attention.key_kernel.shape[0] if self.built else None
-        if len(shape) != 3 or (width is not None and shape[-1] != width):
-            wanted = "F" if width is None else f"F={width}"
-            raise ValueError(f"`features` must have the shape (N, L, {wanted}). Received: features.shape={shape}.")
-        if features_mask is None:
-            return
-        mask_shape = tuple(features_mask.shape)
-        if len(mask_shape) != 2 or not shapes_agree(mask_shape, shape):
-            raise ValueError(
-                "`features_mask` must have the shape (N, L) of `features`. Received: "
-                f"features_mask.shape={mask_shape}, features.shape={shape}."
-            )
+    def _check_call(self, tokens, features, features_mask, initial_state):
+        check_call(tokens, features, features_mask, initial_state, self._feature_width(), self.units)
 
-    def _check_state(self, name, state, batch):
-        shape = tuple(state.shape)
-        if len(shape) != 2 or not shapes_agree(shape[:1], (batch,)) or shape[1] != self.units:
-            raise ValueError(
-                f"`{name}` must have the shape (B, {self.units}), B={batch}. Received: {name}.shape={shape}."
-            )
-
-    def _check_inputs(self, tokens, features, features_mask, initial_state):
-        shape = tuple(tokens.shape)
-        if len(shape) not in (2, 3):
-            raise ValueError(f"`tokens` must have the shape (B, T) or (N, G, T). Received: tokens.shape={shape}.")
-        if not backend.is_int_dtype(tokens.dtype):
-            raise ValueError(
-                f"`tokens` must be integers. Received: tokens.dtype={backend.standardize_dtype(tokens.dtype)}."
-            )
-        self._check_features(features, features_mask)
-        if not shapes_agree(shape[:1], features.shape[:1]):
-            raise ValueError(
-                "`tokens` and `features` must have the same number of rows. Received: "
-                f"tokens.shape={shape}, features.shape={tuple(features.shape)}."
-            )
-        if initial_state is not None:
-            batch = None if None in shape[:-1] else math.prod(shape[:-1])
-            self._check_state("initial_state", initial_state, batch)
+    def _feature_width(self):
+        return self.attention.key_kernel.shape[0] if self.built else None
 
     def compute_mask(self, tokens, previous_mask=None):
         # Logits carry no mask: the loss finds padding in the targets.
@@ -330,12 +375,11 @@ class AttentionGRUDecoder(keras.layers.Layer):
         return_attention_scores=False,
         training=None,
     ):
-        self._check_inputs(tokens, features, features_mask, initial_state)
+        self._check_call(tokens, features, features_mask, initial_state)
         shape = tuple(tokens.shape)
         outputs = [keras.KerasTensor((*shape, self.vocab_size), dtype=self.vocabulary.dtype)]
         if return_state:
-            batch = None if None in shape[:-1] else math.prod(shape[:-1])
-            outputs.append(keras.KerasTensor((batch, self.units), dtype=self.compute_dtype))
+            outputs.append(keras.KerasTensor((batch_of(shape), self.units), dtype=self.compute_dtype))
         if return_attention_scores:
             outputs.append(keras.KerasTensor((*shape, features.shape[1]), dtype=self.compute_dtype))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
@@ -350,6 +394,8 @@ class AttentionGRUDecoder(keras.layers.Layer):
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "recurrent_initializer": keras.initializers.serialize(self.recurrent_initializer),
+            "context_gate": self.context_gate,
+            "state_initializer": self.state_initializer,
         }
 
 
@@ -360,7 +406,14 @@ def _like_tokens(x, tokens_shape):
 
 
 def _bool(mask):
-    return ops.cast(ops.convert_to_tensor(mask), "bool")
+    return None if mask is None else ops.cast(ops.convert_to_tensor(mask), "bool")
+
+
+def _mean_feature(features, mask):
+    """The mean over the locations that the mask allows, `(N, L, F)` to `(N, F)`, float32 at least."""
+    # Attention that prefers nothing: one over the number of locations that are allowed, and 0 where there is none.
+    shares = masked_softmax(ops.zeros(ops.shape(features)[:2], dtype=features.dtype), mask)
+    return ops.sum(shares[..., None] * at_least_float32(features), axis=1)
 
 
 def _clone(initializer):

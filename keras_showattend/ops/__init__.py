@@ -4,6 +4,9 @@ from keras_showattend.ops.additive_attention import additive_attention as additi
 from keras_showattend.ops.attention_gru import (
     AttentionGRUWeights as AttentionGRUWeights,
 )
+from keras_showattend.ops.attention_gru import (
+    ContextGate as ContextGate,
+)
 from keras_showattend.ops.attention_gru import attention_gru as attention_gru
 from keras_showattend.ops.attention_gru import attention_gru_step as attention_gru_step
 from keras_showattend.ops.lookup import lookup as lookup

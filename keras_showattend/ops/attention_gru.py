@@ -7,7 +7,12 @@ One step, for a caption whose image has the features x_1 ... x_L:
     z = s(z + z');  r = s(r + r');  n = tanh(n + r n');  h <- z h + (1 - z) n
 
 the attention of Bahdanau et al. 2015 (arXiv 1409.0473, appendix A.1.2) and the GRU of
-`keras.layers.GRU(reset_after=True)`. What does not depend on the state is not here: the keys k and the
+`keras.layers.GRU(reset_after=True)`. Where there is a gate, the context that the GRU gets is that of Xu et al. 2015
+(arXiv 1502.03044, section 4.2.1), with a scalar that says how much the image counts for this word:
+
+    beta = s(w_beta . h + b_beta);   c = beta sum_l a_l x_l
+
+What does not depend on the state is not here: the keys k and the
 input half of the gates come in ready made, each from one large product. The tanh of the scores is computed
 from exponentials of queries and keys: see `additive_attention.py`.
 """
@@ -32,7 +37,14 @@ class AttentionGRUWeights(NamedTuple):
     recurrent_bias: object  # b_r (3U,)
 
 
-def attention_gru_step(inputs, state, keys, features, mask, weights, key_exponentials=None):
+class ContextGate(NamedTuple):
+    """What makes beta, the gate of the context."""
+
+    kernel: object  # w_beta (U, 1)
+    bias: object  # b_beta (1,)
+
+
+def attention_gru_step(inputs, state, keys, features, mask, weights, key_exponentials=None, gate=None):
     """One step. The captions of one image stand together: B = N x G, and caption i has image i // G.
 
     Args:
@@ -43,13 +55,14 @@ def attention_gru_step(inputs, state, keys, features, mask, weights, key_exponen
         mask: Optional bool `(N, L)`, True = attend.
         weights: `AttentionGRUWeights`.
         key_exponentials: Optional, the `exponentials` of the keys, for those who take many steps.
+        gate: Optional `ContextGate`.
 
     Returns:
-        The next state `(B, U)` and the attention weights `(B, L)`, both in the dtype of `state`.
+        The next state `(B, U)` and the attention weights `(B, L)`, before the gate, both in the dtype of `state`.
     """
     if key_exponentials is None:
         key_exponentials = exponentials(keys)
-    step = _step(inputs, state, key_exponentials, features, mask, weights, _state_projection(weights))
+    step = _step(inputs, state, key_exponentials, features, mask, weights, gate, _state_projection(weights, gate))
     return step.state, step.attention
 
 
@@ -59,14 +72,15 @@ class _Step(NamedTuple):
     state: object  # (B, U), after the step
     attention: object  # (B, L)
     exp_query: object  # (B, A)
-    context: object  # (B, F)
+    context: object  # (B, F), behind the gate
     update: object  # (B, U), like the rest
     reset: object
     candidate: object
     recurrent_candidate: object  # n' = h U_n + b_n, before the reset gate
+    beta: object = None  # (B, 1), where there is a gate
 
 
-def _step(inputs, state, exp_keys, features, mask, weights, projection):
+def _step(inputs, state, exp_keys, features, mask, weights, gate, projection):
     """`attention_gru_step`, with the exponentials of the keys and what `_state_projection` makes of the weights."""
     width, units = weights.query_kernel.shape[-1], state.shape[-1]
     projected = ops.matmul(state, projection[0]) + projection[1]
@@ -75,11 +89,15 @@ def _step(inputs, state, exp_keys, features, mask, weights, projection):
     attention = ops.cast(attend_sigmoids(hidden, weights.score_kernel, mask), state.dtype)
     # (N, G, L) @ (N, L, F)
     context = ops.reshape(ops.matmul(attention, features), (-1, features.shape[-1]))
+    beta = None
+    if gate is not None:
+        beta = ops.sigmoid(projected[:, width + 3 * units :])
+        context = beta * context
     gates = inputs + ops.matmul(context, weights.context_kernel)
     # Update and reset gate and the candidate, in Keras's order.
     opened = ops.sigmoid(gates[:, : 2 * units] + projected[:, width : width + 2 * units])
     update, reset = ops.split(opened, 2, axis=-1)
-    recurrent_candidate = projected[:, width + 2 * units :]
+    recurrent_candidate = projected[:, width + 2 * units : width + 3 * units]
     candidate = ops.tanh(gates[:, 2 * units :] + reset * recurrent_candidate)
     return _Step(
         state=update * state + (1 - update) * candidate,
@@ -90,15 +108,16 @@ def _step(inputs, state, exp_keys, features, mask, weights, projection):
         reset=reset,
         candidate=candidate,
         recurrent_candidate=recurrent_candidate,
+        beta=beta,
     )
 
 
-def attention_gru(inputs, state, keys, features, mask, weights, return_attention=False):
+def attention_gru(inputs, state, keys, features, mask, weights, return_attention=False, gate=None):
     """All steps, with a gradient written by hand.
 
     The gradient keeps the states, gates, queries, contexts and attention weights, `T x B x (5U + A + F + L)`,
     so that no product is computed twice, and recomputes the tanh of the scores, whose `T x B x L x A` values would
-    be by far the most memory that automatic differentiation keeps. All weight gradients are formed after the loop,
+    be by far the most memory that automatic differentiation keeps. A gate of the context adds one column. All weight gradients are formed after the loop,
     as one product each.
 
     Args:
@@ -109,22 +128,25 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
         mask: Optional bool `(N, L)`, True = attend.
         weights: `AttentionGRUWeights`.
         return_attention: Whether the attention weights are wanted too.
+        gate: Optional `ContextGate`.
 
     Returns:
-        The states after each step `(T, B, U)`, and the attention weights `(T, B, L)` or None.
+        The states after each step `(T, B, U)`, and the attention weights `(T, B, L)`, before the gate, or None.
     """
-    units = state.shape[-1]
+    units, count, gated = state.shape[-1], len(weights), gate is not None
 
     @ops.custom_gradient
-    def run(inputs, state, keys, features, *weights):
-        weights = AttentionGRUWeights(*weights)
+    def run(inputs, state, keys, features, *parameters):
+        weights = AttentionGRUWeights(*parameters[:count])
+        gate = ContextGate(*parameters[count:]) if gated else None
         # Joined once: inside the loop it would copy both kernels at every step.
-        projection = _state_projection(weights)
+        projection = _state_projection(weights, gate)
         exp_keys = exponentials(keys)
 
         def step(carry, x):
-            step = _step(*x, *carry, exp_keys, features, mask, weights, projection)
-            return (step.state,), step
+            step = _step(*x, *carry, exp_keys, features, mask, weights, gate, projection)
+            # Not every backend's loop takes None for a tensor.
+            return (step.state,), tuple(x for x in step if x is not None)
 
         _, steps = scan(step, (state,), (inputs,))
         steps = _Step(*steps)
@@ -136,23 +158,24 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
             upstream = args[0] if upstream is None else upstream
             d_attention = upstream[..., units:] if return_attention else None
             return _gradient(
-                upstream[..., :units], d_attention, kept, state, exp_keys, features, weights, projection[0]
+                upstream[..., :units], d_attention, kept, state, exp_keys, features, weights, gate, projection[0]
             )
 
         # Keras's custom gradients carry a single output on torch, so both travel in one tensor.
         output = ops.concatenate([steps.state, steps.attention], axis=-1) if return_attention else steps.state
         return output, gradient
 
-    output = run(inputs, state, keys, features, *weights)
+    output = run(inputs, state, keys, features, *weights, *(gate or ()))
     if return_attention:
         return output[..., :units], output[..., units:]
     return output, None
 
 
-def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, projection_kernel):
-    """The gradients of the inputs, of `state`, of the keys, of `features` and of every weight."""
+def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, gate, projection_kernel):
+    """The gradients of the inputs, of `state`, of the keys, of `features` and of every weight, the gate's last."""
     dtype = state.dtype
     images, width = ops.shape(exp_keys)[0], exp_keys.shape[-1]
+    recurrent = width + 3 * state.shape[-1]
     score = at_least_float32(weights.score_kernel[:, 0])
     previous = ops.concatenate([state[None], steps.state[:-1]], axis=0)
     # Everything that the chain rule multiplies the state's gradient with, before the loop.
@@ -186,8 +209,16 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
         d_recurrent = ops.concatenate([d_update, d_reset, d_candidate * reset], axis=-1)
         # Through the context to the attention weights, the softmax and the scores.
         d_context = ops.matmul(d_gates, context_projection)
+        if gate is not None:
+            beta = rest.pop()
+            d_context = d_context * beta
         attention = _grouped(attention, images)
         d_weights = ops.matmul(_grouped(d_context, images), features_transposed)
+        if gate is not None:
+            # The sum is the gradient of beta, times beta: sum_l a_l x_l, the context before the gate, is not needed.
+            d_beta = ops.sum(at_least_float32(attention) * at_least_float32(d_weights), axis=-1)
+            d_beta = (1 - beta) * ops.cast(ops.reshape(d_beta, (-1, 1)), dtype)
+            d_recurrent = ops.concatenate([d_recurrent, d_beta], axis=-1)
         if rest:
             d_weights = d_weights + _grouped(rest[0], images)
         d_weights, attention = at_least_float32(d_weights), at_least_float32(attention)
@@ -216,6 +247,8 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
     ]
     if d_attention is not None:
         xs.append(d_attention)
+    if gate is not None:
+        xs.append(steps.beta)
     zeros = ops.zeros_like(exp_keys)
     (d_state, slopes, products), (d_gates, d_projected, d_context) = scan(
         step, (ops.zeros_like(state), zeros, zeros), tuple(xs), reverse=True
@@ -230,7 +263,7 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
     d_keys = ops.cast(slopes * (4 * score), dtype)
     # The softmax's gradients d_scores sum to 0, so that the 1 of tanh = 1 - 2p leaves nothing.
     d_score = -2 * ops.sum(products, axis=(0, 1))
-    return (
+    gradients = (
         d_gates,
         d_state,
         d_keys,
@@ -239,16 +272,22 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
         d_bias[:width],
         ops.cast(d_score[:, None], dtype),
         d_context_kernel,
-        d_kernel[:, width:],
-        d_bias[width:],
+        d_kernel[:, width:recurrent],
+        d_bias[width:recurrent],
     )
+    return gradients if gate is None else (*gradients, d_kernel[:, recurrent:], d_bias[recurrent:])
 
 
-def _state_projection(weights):
-    """All that multiplies the state, as one: the kernel [W_q | U] `(U, A + 3U)` and its bias."""
-    kernel = ops.concatenate([weights.query_kernel, weights.recurrent_kernel], axis=-1)
-    bias = ops.concatenate([weights.query_bias, weights.recurrent_bias], axis=-1)
-    return kernel, bias
+def _state_projection(weights, gate):
+    """All that multiplies the state, as one: the kernel [W_q | U | w_beta] `(U, A + 3U + 1)` and its bias.
+
+    Without a gate, both end before the last column.
+    """
+    kernels, biases = [weights.query_kernel, weights.recurrent_kernel], [weights.query_bias, weights.recurrent_bias]
+    if gate is not None:
+        kernels.append(gate.kernel)
+        biases.append(gate.bias)
+    return ops.concatenate(kernels, axis=-1), ops.concatenate(biases, axis=-1)
 
 
 def _grouped(x, images):

@@ -1,0 +1,78 @@
+"""Scheduled sampling: training on inputs some of which are the model's own predictions."""
+
+import keras
+from keras import ops
+
+from keras_showattend.ops import at_least_float32
+from keras_showattend.token_ids import END, PADDING, START
+from keras_showattend.validation import check_fraction
+
+
+def mix_predictions(tokens, logits, probability, seed):
+    """Input tokens of which some are what the model predicts in their place.
+
+        token'_t = drawn_t  with the probability, else token_t;   drawn_t ~ softmax(logits_{t-1}) over words
+
+    for all t at once, the logits being those of a first pass over the true tokens. Replaced are words and the unknown
+    word, never the start, the end or padding. Words alone are drawn: decoding writes neither padding nor unknown nor
+    start, and it reads no end, as nothing follows it, so in training too the distribution is that of the next word
+    where the caption goes on.
+
+    Args:
+        tokens: Int, `(..., T)`, true inputs, the first of a caption its start.
+        logits: Float, `(..., T, V)`, V > 4, of the token after each token.
+        probability: Float or scalar tensor; 0 and less replaces nothing, 1 and more every word.
+        seed: `keras.random.SeedGenerator`, from which two numbers are taken.
+
+    Returns:
+        Int, `(..., T)`, the dtype of `tokens`.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras_showattend.scheduled_sampling import mix_predictions
+    >>> tokens = np.array([[2, 4, 5, 3, 0]])
+    >>> logits = 100.0 * keras.ops.one_hot([[7, 8, 3, 3, 3]], 9)  # after the start 7, after token 4 token 8
+    >>> mixed = mix_predictions(tokens, logits, 1.0, keras.random.SeedGenerator(0))
+    >>> keras.ops.convert_to_numpy(mixed).tolist()
+    [[2, 7, 8, 3, 0]]
+
+    Reference: Bengio et al. 2015, arXiv 1506.03099, section 2.4, whose epsilon is 1 - probability. The two passes are
+    those of Mihaylova & Martins 2019, arXiv 1906.07651, section 3, and, with draws, of Duckworth et al. 2019, arXiv
+    1906.04331, section 3, with one pass of mixing. What differs from Bengio et al.: a prediction has read true tokens
+    only, not the predictions before it.
+    """
+    tokens = ops.convert_to_tensor(tokens)
+    shape = ops.shape(tokens)
+    first_word = END + 1
+    # (..., T, V) -> (B T, words)
+    words = at_least_float32(logits)[..., first_word:]
+    words = ops.reshape(words, (-1, words.shape[-1]))
+    drawn = first_word + keras.random.categorical(words, 1, dtype="int32", seed=seed)
+    drawn = ops.cast(ops.reshape(drawn, shape), tokens.dtype)
+    # What one step predicts, the next one reads.
+    predicted = ops.concatenate([tokens[..., :1], drawn[..., :-1]], axis=-1)
+    replaced = keras.random.uniform(shape, dtype="float32", seed=seed) < probability
+    for special in (PADDING, START, END):
+        replaced = ops.logical_and(replaced, tokens != special)
+    return ops.where(replaced, predicted, tokens)
+
+
+def checked_probability(probability, vocab_size):
+    """The argument `scheduled_sampling` as a float or a schedule.
+
+    Raises:
+        ValueError: If it is neither a number in [0, 1) nor a schedule, or there is no word to draw.
+    """
+    if not isinstance(probability, keras.optimizers.schedules.LearningRateSchedule):
+        if not isinstance(probability, int | float):
+            raise ValueError(
+                "`scheduled_sampling` must be a number in [0, 1) or a keras.optimizers.schedules.LearningRateSchedule. "
+                f"Received: scheduled_sampling={probability!r} (type {type(probability).__name__})."
+            )
+        probability = check_fraction("scheduled_sampling", probability)
+    if probability and vocab_size <= END + 1:
+        raise ValueError(
+            f"`scheduled_sampling` draws words, ids above {END}. Received: scheduled_sampling={probability!r} for a "
+            f"decoder with vocab_size={vocab_size}."
+        )
+    return probability

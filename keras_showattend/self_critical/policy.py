@@ -1,0 +1,93 @@
+"""The captioner as a policy: the distribution that captions are drawn from, sampled and differentiated."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_showattend.decoding import Sampling, compile_decoding
+from keras_showattend.ops import at_least_float32_dtype
+from keras_showattend.token_ids import PADDING, START
+
+# In float32 or more a probability of exactly 0. Infinite, it would make NaN of what padding loses, which counts 0 times.
+_NEVER = -1e9
+
+
+class Policy(keras.Model):
+    """Draws captions and makes their log-probabilities larger or smaller.
+
+    `train_on_batch` is Keras's own, so that optimizers, loss scaling and compilers work as in `fit`; its loss is
+
+        loss = -sum_t w_t log p(token_t)
+    of the distribution that `sample` draws from: without dropout, among the tokens that are not banned.
+
+    Args:
+        captioner: Compiled `Captioner`, whose optimizer it shares.
+        banned: Tuple of ids that are never drawn.
+        samples: Positive int G, captions an image.
+        max_length: Positive int T, the most tokens of a caption, the end id included.
+    """
+
+    def __init__(self, captioner, banned, samples, max_length):
+        super().__init__(dtype=captioner.dtype_policy)
+        self.captioner = captioner
+        self.samples = samples
+        self.max_length = max_length
+        self._allowed = np.isin(np.arange(captioner.decoder.vocab_size), banned, invert=True)
+        dtype = at_least_float32_dtype(captioner.decoder.compute_dtype)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum", dtype=dtype)
+        self.compile(optimizer=captioner.optimizer, loss=loss, jit_compile=captioner.jit_compile)
+        self._sampling = Sampling(banned=banned)
+        variables = [*captioner.trainable_variables, *captioner.non_trainable_variables]
+        self._compiled_sampling = compile_decoding(self._decode, variables)
+
+    def call(self, inputs):
+        # Captions are drawn without dropout, so that is the distribution whose gradient is wanted.
+        logits = self.captioner(inputs, training=False)
+        return ops.where(ops.convert_to_tensor(self._allowed), logits, _NEVER)
+
+    def sample(self, x, numbers):
+        """Draw captions.
+
+        Args:
+            x: Features or images of N images.
+            numbers: Float32 array `(N x G, T)` in [0, 1).
+
+        Returns:
+            Int32 array `(N, G, T)`.
+        """
+        tokens = ops.convert_to_numpy(self._compiled_sampling(x, numbers))
+        return tokens.reshape(-1, self.samples, self.max_length)
+
+    def _decode(self, x, numbers):
+        step, state = self.captioner.start_decoding(x)
+        # What a step needs of an image stays one row for all of its captions.
+        state = keras.tree.map_structure(lambda s: ops.repeat(s, self.samples, axis=0), state)
+        return self._sampling.decode(step, state, ops.shape(numbers)[0], self.max_length, numbers).tokens
+
+    def learn(self, x, tokens, weights):
+        """One gradient step.
+
+        Args:
+            x: What `sample` got.
+            tokens: What `sample` returned.
+            weights: Float32 array `(N, G, T)`, what each token counts.
+
+        Returns:
+            The loss before the step, a float.
+        """
+        starts = np.full_like(tokens[..., :1], START)
+        inputs = np.concatenate([starts, tokens[..., :-1]], axis=-1)
+        return self.train_on_batch((x, inputs), tokens, sample_weight=weights, return_dict=True)["loss"]
+
+
+def advantages_over_others(rewards):
+    """How much better each caption is than the mean of the others of its image, `(N, G)`; and that mean."""
+    others = rewards.shape[1] - 1
+    baseline = (rewards.sum(axis=1, keepdims=True) - rewards) / others
+    return rewards - baseline, baseline
+
+
+def spread_over_tokens(advantages, tokens):
+    """What each token counts, float32 `(N, G, T)`: its caption's advantage / the number of tokens that are no padding."""
+    real = tokens != PADDING
+    return (real * (advantages[..., None] / max(real.sum(), 1))).astype("float32")

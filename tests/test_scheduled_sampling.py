@@ -1,0 +1,335 @@
+"""Scheduled sampling: what is drawn, what it replaces, and what is trained."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_showattend import Captioner
+from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
+from keras_showattend.scheduled_sampling import mix_predictions
+from tests.numerics import value_and_gradients
+
+BACKEND = keras.backend.backend()
+N, G, T, L, D, V = 4, 2, 6, 4, 5, 9
+# Float32 keeps it below 1, and no number drawn in a test lies above.
+ALWAYS = 1 - 1e-7
+# Keras's Dropout draws from torch's own generator there, which no file holds.
+DROPOUT = 0.0 if BACKEND == "torch" else 0.3
+
+
+def make(dropout=0.0, **kwargs):
+    return Captioner(FeatureEncoder(3, dropout=dropout), AttentionGRUDecoder(V, 4, 6, dropout=dropout), **kwargs)
+
+
+def make_decided(**kwargs):
+    """A captioner that is all but certain of each next token, which depends on those before it."""
+    captioner = make(**kwargs)
+    captioner.build([(None, L, D), (None, None)])
+    generator = np.random.default_rng(5)
+    captioner.set_weights([generator.normal(0, 0.8, w.shape) for w in captioner.get_weights()])
+    kernel, bias = captioner.decoder.vocabulary.get_weights()
+    captioner.decoder.vocabulary.set_weights([4000 * kernel, bias])
+    return captioner
+
+
+def features(n=N):
+    return np.random.default_rng(0).normal(size=(n, L, D)).astype("float32")
+
+
+def captions(*shape):
+    """Token ids `(..., T)` of different lengths, and a caption of padding alone where there are groups."""
+    tokens = np.random.default_rng(1).integers(4, V, shape).astype("int32")
+    tokens[..., 0], tokens[..., -1] = 2, 3
+    tokens[1, ..., 3], tokens[1, ..., 4:] = 3, 0
+    if len(shape) == 3:
+        tokens[2, 1] = 0
+    return tokens
+
+
+SHAPES = [(N, T), (N, G, T)]
+
+
+def mixed_by_hand(captioner, x, tokens):
+    """The inputs of the second pass where every word is replaced by the best one predicted from the true tokens."""
+    logits = ops.convert_to_numpy(captioner([x, tokens]))
+    best = 4 + np.argmax(logits[..., 4:], axis=-1)
+    ranked = np.sort(logits[..., 4:], axis=-1)
+    expected = tokens.copy()
+    for *row, t in np.ndindex(tokens.shape):
+        if t > 0 and tokens[*row, t] > 3:
+            expected[*row, t] = best[*row, t - 1]
+            # All but certain indeed: the draw is known.
+            assert ranked[*row, t - 1, -1] - ranked[*row, t - 1, -2] > 20
+    assert (expected != tokens).sum() > 3
+    return expected
+
+
+def loss_of(captioner, x, inputs, targets):
+    if not captioner.compiled:
+        captioner.compile("sgd")
+    return float(captioner.compute_loss(x, targets, captioner([x, inputs]), training=False))
+
+
+class TestMixPredictions:
+    def mix(self, tokens, logits, probability, seed=0):
+        generator = keras.random.SeedGenerator(seed)
+        return ops.convert_to_numpy(mix_predictions(np.asarray(tokens), logits, probability, generator))
+
+    def test_by_hand(self):
+        # Word t + 4 is predicted after step t, so that step t reads word t + 3 instead, but for the start, the end
+        # and padding; the unknown word 1 is replaced like any other.
+        tokens = [[2, 8, 8, 8, 8], [2, 8, 1, 3, 0], [0, 0, 0, 0, 0]]
+        logits = 1000 * np.broadcast_to(np.eye(5, 9, 4), (3, 5, 9)).astype("float32")
+        mixed = self.mix(tokens, logits, ALWAYS)
+        np.testing.assert_array_equal(mixed, [[2, 4, 5, 6, 7], [2, 4, 5, 3, 0], [0, 0, 0, 0, 0]])
+        np.testing.assert_array_equal(self.mix(tokens, logits, 0.0), tokens)
+
+    @pytest.mark.parametrize("shape", [(7, 1), (7, 2), (3, 2, 5)])
+    @pytest.mark.parametrize("dtype", ["int32", "int64"])
+    def test_shapes_and_dtypes(self, shape, dtype):
+        tokens = ops.convert_to_tensor(np.full(shape, 4, dtype), dtype=dtype)
+        mixed = mix_predictions(tokens, np.zeros((*shape, V), "float32"), 0.5, keras.random.SeedGenerator(0))
+        assert tuple(mixed.shape) == shape
+        assert keras.backend.standardize_dtype(mixed.dtype) == keras.backend.standardize_dtype(tokens.dtype)
+
+    def test_words_are_drawn_by_their_probabilities_and_special_tokens_never(self):
+        probabilities = np.array([0.05, 0.1, 0.2, 0.25, 0.4])
+        # However likely the four are.
+        logits = np.concatenate([[5, 9, 9, 9], 3 + np.log(probabilities)]).astype("float32")
+        count = 20_000
+        mixed = self.mix(np.full((count // 4, 5), 8), np.broadcast_to(logits, (count // 4, 5, 9)), ALWAYS)
+        assert (mixed[:, 0] == 8).all()
+        observed = np.bincount(mixed[:, 1:].ravel(), minlength=9)
+        assert observed[:4].sum() == 0
+        expected = count * probabilities
+        # Four degrees of freedom: once in 100,000 seeds.
+        assert ((observed[4:] - expected) ** 2 / expected).sum() < 28.5
+
+    def test_each_draw_is_its_own(self):
+        mixed = self.mix(np.full((2000, 3), 8), np.zeros((2000, 3, 6), "float32"), ALWAYS)
+        # Neighbours of the same step and of the same caption agree half of the time, as coins do.
+        assert 0.45 < (mixed[1:, 1] == mixed[:-1, 1]).mean() < 0.55
+        assert 0.45 < (mixed[:, 1] == mixed[:, 2]).mean() < 0.55
+
+    @pytest.mark.parametrize("probability", [0.1, 0.75])
+    def test_share(self, probability):
+        tokens = np.full((2000, 11), 8)
+        logits = 1000 * np.broadcast_to(np.eye(9)[5], (2000, 11, 9)).astype("float32")
+        replaced = self.mix(tokens, logits, probability)[:, 1:] == 5
+        # Five standard deviations, and at all steps alike.
+        assert abs(replaced.mean() - probability) < 5 * np.sqrt(probability * (1 - probability) / replaced.size)
+        assert np.abs(replaced.mean(axis=0) - probability).max() < 0.06
+
+    def test_the_next_call_draws_others_and_the_seed_decides(self):
+        tokens, logits = np.full((4, 8), 8), np.zeros((4, 8, 99), "float32")
+        generator = keras.random.SeedGenerator(3)
+        first, second = (ops.convert_to_numpy(mix_predictions(tokens, logits, 0.9, generator)) for _ in range(2))
+        assert (first != second).any()
+        np.testing.assert_array_equal(self.mix(tokens, logits, 0.9, seed=3), first)
+
+
+class TestTraining:
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("jit_compile", [False] if BACKEND == "torch" else [False, True])
+    def test_the_second_pass_reads_the_draws_and_alone_is_trained(self, shape, jit_compile):
+        x, y = features(), captions(*shape)
+        captioner = make_decided(scheduled_sampling=ALWAYS)
+        inputs, targets = y[..., :-1], y[..., 1:]
+        mixed = mixed_by_hand(captioner, x, inputs)
+        plain = make_decided()
+        plain.set_weights(captioner.get_weights())
+        expected = loss_of(plain, x, mixed, targets)
+        assert abs(expected - loss_of(plain, x, inputs, targets)) > 0.1
+
+        def loss(*weights):
+            with keras.StatelessScope(list(zip(plain.trainable_variables, weights, strict=True))):
+                return plain.loss(targets, plain([x, mixed], training=True))
+
+        before = captioner.get_weights()
+        _, gradients = value_and_gradients(loss, before)
+        captioner.compile(keras.optimizers.SGD(1e-4), jit_compile=jit_compile)
+        np.testing.assert_allclose(captioner.train_on_batch(x, y), expected, rtol=1e-5)
+        for old, new, gradient in zip(before, captioner.get_weights(), gradients, strict=True):
+            np.testing.assert_allclose(new, old - 1e-4 * gradient, rtol=1e-5, atol=1e-6 * np.abs(old).max())
+
+    def test_the_penalty_is_that_of_the_second_pass(self):
+        x, y = features(), captions(N, G, T)
+        captioner = make_decided(scheduled_sampling=ALWAYS, attention_penalty=0.7)
+        mixed = mixed_by_hand(captioner, x, y[..., :-1])
+        plain = make_decided(attention_penalty=0.7)
+        plain.set_weights(captioner.get_weights())
+        captioner.compile("sgd")
+        expected = loss_of(plain, x, mixed, y[..., 1:])
+        np.testing.assert_allclose(captioner.train_on_batch(x, y), expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_only_while_training(self, shape):
+        x, y = features(), captions(*shape)
+        captioner, plain = make_decided(scheduled_sampling=ALWAYS), make_decided()
+        for model in (captioner, plain):
+            model.compile("sgd")
+        state = ops.convert_to_numpy(captioner._sampling_seed.state)
+        assert captioner.evaluate(x, y, verbose=0) == plain.evaluate(x, y, verbose=0)
+        assert captioner.test_on_batch(x, y) == plain.test_on_batch(x, y)
+        np.testing.assert_array_equal(captioner.generate(x).tokens, plain.generate(x).tokens)
+        np.testing.assert_array_equal(captioner.predict(x, verbose=0), plain.predict(x, verbose=0))
+        np.testing.assert_array_equal(ops.convert_to_numpy(captioner._sampling_seed.state), state)
+
+    @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+    def test_everything_together(self, policy):
+        keras.config.set_dtype_policy(policy)
+        x, y = features(), captions(N, G, T)
+        captioner = make(dropout=0.2, attention_penalty=0.1, scheduled_sampling=0.5)
+        captioner.compile(keras.optimizers.Adam(0.02))
+        losses = captioner.fit(x, y, batch_size=2, epochs=12, validation_data=(x, y), verbose=0).history["loss"]
+        assert np.isfinite(losses).all()
+        assert min(losses[-3:]) < losses[0]
+
+    def test_captions_of_two_tokens(self):
+        x, y = features(), np.array([[2, 3]] * N)
+        captioner = make(scheduled_sampling=0.5)
+        captioner.compile("sgd")
+        assert np.isfinite(captioner.train_on_batch(x, y))
+
+    def test_images(self):
+        images = np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3)).astype("uint8")
+        captioner = make(scheduled_sampling=0.5, feature_extractor=backbone_of_one_layer())
+        captioner.compile("sgd")
+        assert np.isfinite(captioner.fit(images, captions(N, T), verbose=0).history["loss"]).all()
+
+
+def backbone_of_one_layer():
+    from keras_showattend.features import FeatureExtractor
+
+    return FeatureExtractor(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(D, 4, 4)]))
+
+
+class TestSchedule:
+    def test_follows_the_iterations_and_the_saved_ones(self, tmp_path):
+        x, y = features(), captions(N, T)
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.0, ALWAYS])
+        captioner = make_decided(scheduled_sampling=schedule)
+        # Nothing moves but the iterations.
+        captioner.compile(keras.optimizers.SGD(0.0))
+        true = loss_of(captioner, x, y[..., :-1], y[..., 1:])
+        mixed = loss_of(captioner, x, mixed_by_hand(captioner, x, y[..., :-1]), y[..., 1:])
+        losses = [float(captioner.train_on_batch(x, y)) for _ in range(3)]
+        np.testing.assert_allclose(losses, [true, true, mixed], rtol=1e-5)
+        captioner.save(tmp_path / "c.keras")
+        loaded = keras.models.load_model(tmp_path / "c.keras")
+        assert loaded.scheduled_sampling.get_config() == schedule.get_config()
+        np.testing.assert_allclose(loaded.train_on_batch(x, y), mixed, rtol=1e-5)
+
+    def test_rises(self):
+        captioner = make(scheduled_sampling=keras.optimizers.schedules.PolynomialDecay(0.0, 4, 0.5))
+        captioner.compile(keras.optimizers.Adam(0.02))
+        assert np.isfinite(captioner.fit(features(), captions(N, T), epochs=6, verbose=0).history["loss"]).all()
+        np.testing.assert_allclose([float(captioner.scheduled_sampling(i)) for i in (0, 2, 4, 9)], [0, 0.25, 0.5, 0.5])
+
+    def test_under_loss_scaling(self):
+        keras.config.set_dtype_policy("mixed_float16")
+        x, y = features(), captions(N, T)
+        captioner = make(scheduled_sampling=keras.optimizers.schedules.PolynomialDecay(0.0, 2, 0.9))
+        captioner.compile("adam")
+        assert isinstance(captioner.optimizer, keras.optimizers.LossScaleOptimizer)
+        assert np.isfinite(captioner.fit(x, y, batch_size=2, epochs=2, verbose=0).history["loss"]).all()
+
+
+class Counting(AttentionGRUDecoder):
+    """A decoder that counts its passes."""
+
+    passes = 0
+
+    def call(self, *args, **kwargs):
+        self.passes += 1
+        return super().call(*args, **kwargs)
+
+
+class TestWithout:
+    def trained(self, **kwargs):
+        keras.utils.set_random_seed(3)
+        captioner = make(dropout=0.3, **kwargs)
+        captioner.compile(keras.optimizers.Adam(0.02))
+        return captioner, captioner.fit(features(), captions(N, T), batch_size=2, epochs=2, verbose=0).history["loss"]
+
+    def test_zero_is_no_option(self):
+        (with_zero, losses), (without, expected) = self.trained(scheduled_sampling=0.0), self.trained()
+        assert losses == expected
+        for a, b in zip(with_zero.get_weights(), without.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        names = [[v.path for v in captioner.variables] for captioner in (with_zero, without)]
+        assert len(names[0]) == len(names[1])
+        assert not any("seed_generator" in v.path and "dropout" not in v.path for v in without.variables)
+
+    @pytest.mark.parametrize(("probability", "passes"), [(0.0, 1), (0.5, 2)])
+    def test_a_first_pass_only_where_it_is_needed(self, probability, passes):
+        decoder = Counting(V, 4, 6)
+        captioner = Captioner(FeatureEncoder(3), decoder, scheduled_sampling=probability)
+        captioner.build([(None, L, D), (None, None)])
+        captioner.compile("sgd", run_eagerly=True)
+        captioner.train_on_batch(features(), captions(N, T))
+        decoder.passes = 0
+        captioner.train_on_batch(features(), captions(N, T))
+        assert decoder.passes == passes
+
+
+class TestRandomNumbers:
+    def history(self, captioner, epochs=2):
+        return captioner.fit(features(), captions(N, T), batch_size=2, epochs=epochs, verbose=0, shuffle=False).history
+
+    def make(self, **kwargs):
+        captioner = make(dropout=DROPOUT, scheduled_sampling=0.5, **kwargs)
+        captioner.compile(keras.optimizers.Adam(0.02))
+        return captioner
+
+    def test_set_random_seed_reproduces(self):
+        found = []
+        for seed in (3, 3, 4):
+            keras.utils.set_random_seed(seed)
+            captioner = self.make()
+            captioner.build([(None, L, D), (None, None)])
+            captioner.set_weights([np.cos(np.arange(w.size)).reshape(w.shape) for w in captioner.get_weights()])
+            found.append(self.history(captioner))
+        assert found[0] == found[1] != found[2]
+
+    def test_each_batch_draws_others(self):
+        captioner = make_decided(scheduled_sampling=0.5)
+        captioner.compile(keras.optimizers.SGD(0.0))
+        losses = [float(captioner.train_on_batch(features(), captions(N, T))) for _ in range(5)]
+        assert len(set(losses)) > 1
+
+    def test_a_saved_captioner_goes_on_with_the_next_ones(self, tmp_path):
+        captioner = self.make()
+        self.history(captioner)
+        captioner.save(tmp_path / "c.keras")
+        loaded = keras.models.load_model(tmp_path / "c.keras")
+        assert loaded.scheduled_sampling == 0.5
+        assert self.history(loaded) == self.history(captioner)
+        for a, b in zip(captioner.get_weights(), loaded.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.parametrize("first", [0.0, 0.5])
+    def test_weights_go_between_captioners_with_and_without(self, tmp_path, first):
+        source, target = (make(dropout=0.3, scheduled_sampling=probability) for probability in (first, 0.5 - first))
+        for captioner in (source, target):
+            captioner.compile("adam")
+            self.history(captioner, epochs=1)
+        source.save_weights(tmp_path / "c.weights.h5")
+        target.load_weights(tmp_path / "c.weights.h5")
+        for a, b in zip(source.get_weights(), target.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        self.history(target)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1, 1.0, 2, float("nan"), True, None, "0.5", lambda step: 0.5])
+def test_values_that_are_no_probability(value):
+    with pytest.raises(ValueError, match=r"`scheduled_sampling` must be a number in \[0, 1\).*Received: scheduled_sam"):
+        make(scheduled_sampling=value)
+
+
+def test_a_vocabulary_without_words():
+    decoder = AttentionGRUDecoder(4, 4, 6)
+    with pytest.raises(ValueError, match=r"`scheduled_sampling` draws words, ids above 3.*vocab_size=4"):
+        Captioner(FeatureEncoder(3), decoder, scheduled_sampling=0.5)
+    Captioner(FeatureEncoder(3), AttentionGRUDecoder(4, 4, 6))
