@@ -1,5 +1,7 @@
 """What the recurrence does differently where JAX has a GPU, tested on the CPU: the same figures."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from keras_showattend.ops.scan import on_jax_accelerator, scan
 
 @pytest.fixture
 def as_if_on_a_gpu(monkeypatch):
-    monkeypatch.setattr("keras_showattend.ops.additive_attention.on_jax_accelerator", lambda: True)
-    monkeypatch.setattr("keras_showattend.ops.scan.on_jax_accelerator", lambda: True)
+    # The package's names of these modules are those of their functions.
+    for name in ("additive_attention", "scan"):
+        monkeypatch.setattr(sys.modules[f"keras_showattend.ops.{name}"], "on_jax_accelerator", lambda: True)
 
 
 def test_the_processors_of_the_tests_are_no_accelerators():
