@@ -1,11 +1,11 @@
 """The ways to write captions that the benchmark of decoding compares, and a captioner whose captions end like COCO's.
 
-Captions of random weights never end, or all at once. So the captioner here is told, by the features themselves, how long
-an image's caption is: its weights are random but for two units of the state, one channel of the encoder and the column
-of the end id. Every location of an image has the same number in the first channel, which goes through encoder, attention
-and GRU and stands in one unit at every step; the other unit is a clock; and the end id becomes by far the most probable
-where the clock passes the number. It costs no operation that a trained captioner of these sizes would not have, and all
-beams of an image end at the same word.
+Captions of random weights never end, or all at once. So the features themselves tell the captioner here how long an
+image's caption is: its weights are random but for two units of the state, a channel of the encoder and what leads to
+the end id. Every location of an image has the same number in the first channel, which goes through encoder, attention
+and GRU and stands in one of the two units at every step; the other is a clock; and where the clock passes the number,
+the end id becomes by far the most probable. This costs no operation that a trained captioner of these sizes would not
+have, and all beams of an image end at the same step.
 """
 
 import keras
@@ -95,10 +95,16 @@ def ending_captioner(sizes, seed=0):
     captioner.build([(None, None, sizes.feature_width), (None, None)])
     generator = np.random.default_rng(seed)
     captioner.set_weights([_random(w.shape, generator) for w in captioner.get_weights()])
-    decoder, units = captioner.decoder, sizes.units
-    decoder.embedding.embeddings.assign(generator.normal(0, 1, decoder.embedding.embeddings.shape))
-    decoder.attention.score_kernel.assign(decoder.attention.score_kernel * 4)
+    embeddings, score = captioner.decoder.embedding.embeddings, captioner.decoder.attention.score_kernel
+    embeddings.assign(generator.normal(0, 1, embeddings.shape))
+    score.assign(4 * _array(score))  # attention that looks somewhere
+    _end_by_the_clock(captioner, sizes)
+    return captioner
 
+
+def _end_by_the_clock(captioner, sizes):
+    """Let the captions end where `features_of_lengths` says."""
+    decoder, units = captioner.decoder, sizes.units
     kernel, bias = _array(captioner.encoder.projection.kernel), _array(captioner.encoder.projection.bias)
     kernel[:, 0] = bias[0] = 0
     kernel[0, 0] = 1
@@ -128,7 +134,6 @@ def ending_captioner(sizes, seed=0):
     kernel[0, END] = 2 * _SURE / last_tick
     bias[:END] = -_SURE  # padding, unknown and start, which no trained captioner writes
     _assign(decoder.vocabulary, kernel=kernel, bias=bias)
-    return captioner
 
 
 def operations_of_image(sizes, ids, width):
@@ -145,12 +150,22 @@ def operations_of_image(sizes, ids, width):
     return 2 * (image + (1 + (ids - 1) * width) * (attention + gates + logits))
 
 
-def bytes_of_decoding(sizes, images, batch_size, width):
-    """An estimate of the memory that ours takes for `images` images, `batch_size` at a time, float32."""
+def bytes_of_decoding(sizes, images, batch_size, width, models):
+    """An estimate of the memory that captions take, float32.
+
+    Args:
+        sizes: `Sizes`.
+        images: Int, whose features are held.
+        batch_size: Int, how many are captioned at a time.
+        width: Int, beams.
+        models: Int, captioners and the notebook's layers.
+    """
     s = sizes
     of_image = s.locations * (2 * s.feature_width + 3 * s.embed_dim + 3 * s.units)
     of_beam = s.locations * (2 * s.units + 3 * s.longest) + 6 * s.vocabulary + 20 * s.units
-    return 4 * (images * s.locations * s.feature_width + batch_size * (of_image + width * of_beam) + 3 * s.parameters())
+    return 4 * (
+        images * s.locations * s.feature_width + batch_size * (of_image + width * of_beam) + models * s.parameters()
+    )
 
 
 def _pace(sizes):

@@ -15,14 +15,22 @@ notebook took:
     python examples/train_captioner.py --output runs/coco --dataset coco
     python examples/train_captioner.py --output runs/notebook --dataset coco --max-captions 30000
 
-The folder then holds captioner.keras (the best epoch), history.png, captions.png, metrics.json and features/, the
-cached features, which the next run reuses.
+With all that makes captions of photographs better, self-critical training at the end:
+
+    python examples/train_captioner.py --output runs/best --recipe best --dataset coco-json \
+        --annotations captions.json --images photographs/
+
+The folder then holds captioner.keras (the best epoch), history.png, captions.png, metrics.json, of photographs
+results.json (the validation captions, in COCO's results format), and features/, the cached features, which the next run
+reuses.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -30,10 +38,15 @@ import keras
 import numpy as np
 
 import keras_showattend
+from keras_showattend.callbacks import CaptionMetrics
 from keras_showattend.datasets import check_disjoint, coco_json, coco_showattend, shape_scenes, split_by_image
-from keras_showattend.features import FeatureExtractor, FeatureStore
+from keras_showattend.decoding import BeamSearch
+from keras_showattend.evaluation import evaluate_captions, write_results
+from keras_showattend.features import FeatureExtractor, FeatureStore, read_image
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
+from keras_showattend.losses import MaskedSparseCategoricalCrossentropy
 from keras_showattend.metrics import MaskedAccuracy, Perplexity
+from keras_showattend.self_critical import SelfCriticalTrainer
 
 # What suits each data set: the scenes are small, photographs need a backbone and a larger model.
 DEFAULTS = {
@@ -43,7 +56,18 @@ DEFAULTS = {
                   "learning_rate": 2e-3, "dropout": 0.1},
 }  # fmt: skip
 DEFAULTS["coco"] = DEFAULTS["coco-json"]
+# What each data set's defaults give way to, where a flag does not say otherwise.
+RECIPES = {
+    "plain": {"dropout": None, "epochs": None, "learning_rate": None, "context_gate": False, "mirror": False,
+              "state_initializer": "zeros", "label_smoothing": 0.0, "scheduled_sampling": 0.0, "weight_decay": 0.0,
+              "ema": 0.0, "monitor": "val_loss", "self_critical_epochs": 0},
+    "best": {"dropout": 0.4, "epochs": 12, "learning_rate": 1e-3, "context_gate": True, "mirror": True,
+             "state_initializer": "mean_feature", "label_smoothing": 0.1, "scheduled_sampling": 0.25,
+             "weight_decay": 0.01, "ema": 0.995, "monitor": "val_cider_d", "self_critical_epochs": 10},
+}  # fmt: skip
 SAMPLES = 6
+# Tokens; captions that score well are no longer, and a sample may run on to the end.
+LONGEST_SAMPLE = 20
 
 
 def parse_arguments(arguments=None):
@@ -70,17 +94,32 @@ def parse_arguments(arguments=None):
     model.add_argument("--attention-units", type=int)
     model.add_argument("--dropout", type=float)
     model.add_argument("--attention-penalty", type=float, default=0.0, help="weight of the doubly stochastic penalty")
+    flag = argparse.BooleanOptionalAction
+    model.add_argument("--context-gate", action=flag, help="let the decoder weigh what it sees at each word")
+    model.add_argument("--state-initializer", choices=["zeros", "mean_feature"], help="what the decoder starts from")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=int)
     training.add_argument("--batch-size", type=int, help="images in a batch, each with all its captions")
     training.add_argument("--learning-rate", type=float)
-    training.add_argument("--patience", type=int, default=3, help="epochs without a better validation loss")
+    training.add_argument("--recipe", choices=RECIPES, default="plain", help="defaults of the flags without one")
+    training.add_argument("--mirror", action=flag, help="train on mirrored images too (photographs)")
+    training.add_argument("--label-smoothing", type=float)
+    training.add_argument("--scheduled-sampling", type=float, help="share of own words read, reached in even steps")
+    training.add_argument("--weight-decay", type=float)
+    training.add_argument("--ema", type=float, help="momentum of the weights' moving average, which is kept")
+    training.add_argument("--monitor", choices=["val_loss", "val_cider_d"], help="what tells the best epoch")
+    training.add_argument("--patience", type=int, default=3, help="epochs without a better one")
+    training.add_argument("--self-critical-epochs", type=int, help="with CIDEr-D as the reward, after the others")
+    training.add_argument("--self-critical-learning-rate", type=float, default=1e-4)
+    training.add_argument("--samples", type=int, default=5, help="captions an image that are drawn and rewarded")
+    training.add_argument("--beam", type=int, default=5, help="width of the search that writes the final captions")
     training.add_argument("--mixed-precision", choices=["mixed_bfloat16", "mixed_float16"])
     training.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    for name, value in DEFAULTS[options.dataset].items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+    for defaults in (RECIPES[options.recipe], DEFAULTS[options.dataset]):
+        for name, value in defaults.items():
+            if getattr(options, name) is None:
+                setattr(options, name, value)
     if options.dataset == "coco-json" and not (options.annotations and options.images):
         parser.error("--dataset coco-json needs --annotations and --images")
     return options
@@ -136,7 +175,30 @@ def build_stores(sources, extractor, options):
     return stores["train"], stores["validation"]
 
 
-def build_captioner(options, extractor, tokenizer, longest):
+def add_mirrored(store, sources, extractor):
+    """The store with a mirrored image beside each of its images."""
+    examples = [example for example in sources.get("all") or sources["train"] if example["image_id"] in store]
+    mirrored = (
+        {
+            "image_id": f"mirrored-{example['image_id']}",
+            "image": read_image(example["image"])[:, ::-1],
+            "captions": [swap_sides(caption) for caption in example["captions"]],
+        }
+        for example in examples
+    )
+    return FeatureStore.build(store.path, itertools.chain(examples, mirrored), extractor)
+
+
+def swap_sides(caption):
+    swapped = {"left": "right", "right": "left"}
+    return re.sub(r"\b(left|right)\b", lambda side: swapped[side[0]], caption)
+
+
+def build_captioner(options, extractor, tokenizer, longest, steps):
+    sampling = options.scheduled_sampling
+    if sampling:
+        # From none to all of it, in a straight line.
+        sampling = keras.optimizers.schedules.PolynomialDecay(0.0, steps, end_learning_rate=sampling)
     return keras_showattend.Captioner(
         FeatureEncoder(options.embed_dim, dropout=options.dropout),
         AttentionGRUDecoder(
@@ -145,42 +207,70 @@ def build_captioner(options, extractor, tokenizer, longest):
             options.units,
             attention_units=options.attention_units,
             dropout=options.dropout,
+            context_gate=options.context_gate,
+            state_initializer=options.state_initializer,
         ),
         tokenizer=tokenizer,
         feature_extractor=extractor,
         max_length=longest,
         attention_penalty=options.attention_penalty,
+        scheduled_sampling=sampling,
     )
 
 
-def train(captioner, train_batches, validation_batches, options):
-    """Fit with a warm-up and a cosine decay; the best epoch is on disk as soon as it is over."""
-    steps = options.epochs * len(train_batches)
+def train(captioner, train_batches, validation_batches, callbacks, steps, options):
+    """Fit with a warm-up and a cosine decay."""
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps, alpha=0.02, warmup_target=options.learning_rate, warmup_steps=steps // 20
     )
     captioner.compile(
-        optimizer=keras.optimizers.Adam(schedule, clipnorm=5.0),
+        optimizer=keras.optimizers.Adam(
+            schedule,
+            clipnorm=5.0,
+            weight_decay=options.weight_decay or None,
+            use_ema=options.ema > 0,
+            ema_momentum=options.ema,
+        ),
+        loss=MaskedSparseCategoricalCrossentropy(label_smoothing=options.label_smoothing),
         weighted_metrics=[MaskedAccuracy(name="accuracy"), Perplexity()],
         # Batches have few lengths, so XLA compiles a few times and gains at every step; torch would need a C compiler.
         jit_compile=keras.backend.backend() != "torch",
     )
-    path = str(options.output / "captioner.keras")
+    averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if options.ema else []
     return captioner.fit(
         train_batches,
         validation_data=validation_batches,
         epochs=options.epochs,
-        callbacks=[
-            keras.callbacks.ModelCheckpoint(path, monitor="val_loss", save_best_only=True),
-            keras.callbacks.EarlyStopping("val_loss", patience=options.patience, restore_best_weights=True),
-        ],
+        callbacks=[*averaged, *callbacks],
         # The batches are shuffled already.
         shuffle=False,
     )
 
 
-def write_pictures(captioner, history, store, sources, options):
-    keras_showattend.visualization.plot_history(history.history).savefig(options.output / "history.png")
+def watch(store, options):
+    """Callbacks that tell the best epoch, have it on disk as soon as it is over, and end with its weights."""
+    best = {"monitor": options.monitor, "mode": "min" if options.monitor == "val_loss" else "max"}
+    return [
+        *([CaptionMetrics(store)] if options.monitor == "val_cider_d" else []),
+        keras.callbacks.ModelCheckpoint(str(options.output / "captioner.keras"), **best, save_best_only=True),
+        keras.callbacks.EarlyStopping(**best, patience=options.patience, restore_best_weights=True),
+    ]
+
+
+def train_self_critically(captioner, store, callbacks, options):
+    """What teacher forcing can't teach: whole captions of its own, drawn and rewarded by CIDEr-D."""
+    optimizer = keras.optimizers.Adam(options.self_critical_learning_rate, clipnorm=5.0)
+    trainer = SelfCriticalTrainer(captioner, optimizer, samples=options.samples, max_length=LONGEST_SAMPLE)
+    return trainer.fit(
+        store,
+        epochs=options.self_critical_epochs,
+        batch_size=options.batch_size,
+        callbacks=callbacks,
+        seed=options.seed,
+    )
+
+
+def write_pictures(captioner, store, sources, options):
     chosen = [store.image_ids[i] for i in np.linspace(0, len(store) - 1, min(SAMPLES, len(store)), dtype=int)]
     examples = sources.get("all") or sources["validation"]
     images = {example["image_id"]: example["image"] for example in examples if example["image_id"] in chosen}
@@ -202,8 +292,14 @@ def measure(captioner, batches, store, sources, options):
         generation = captioner.generate(store.features(store.image_ids), batch_size=100)
         scenes = sources["validation"]
         report = shape_scenes.pointing_report(generation.texts, generation.attention, scenes, captioner.grid)
-        metrics |= dataclasses.asdict(report)
-    return metrics
+        return metrics | dataclasses.asdict(report)
+    generation = captioner.generate(
+        store.features(store.image_ids), decoding=BeamSearch(width=options.beam), batch_size=100
+    )
+    captions = dict(zip(store.image_ids, generation.texts, strict=True))
+    write_results(options.output / "results.json", captions)
+    figures = evaluate_captions(captions, {image_id: store.captions(image_id) for image_id in captions})
+    return metrics | {f"val_{name}": value for name, value in figures.items()}
 
 
 def main(arguments=None):
@@ -222,24 +318,33 @@ def main(arguments=None):
     captions = [caption for image_id in train_store.image_ids for caption in train_store.captions(image_id)]
     tokenizer = keras_showattend.CaptionTokenizer.fit(captions, max_vocabulary=options.max_vocabulary)
     longest = tokenizer.encode(captions).shape[1] - 1
-    train_batches = train_store.batches(tokenizer, options.batch_size, seed=options.seed)
+    both_sides = add_mirrored(train_store, sources, extractor) if options.mirror else train_store
+    train_batches = both_sides.batches(tokenizer, options.batch_size, seed=options.seed)
     validation_batches = validation_store.batches(tokenizer, 4 * options.batch_size, shuffle=False)
 
-    captioner = build_captioner(options, extractor, tokenizer, longest)
-    history = train(captioner, train_batches, validation_batches, options)
+    steps = options.epochs * len(train_batches)
+    captioner = build_captioner(options, extractor, tokenizer, longest, steps)
+    callbacks = watch(validation_store, options)
+    histories = {"history": train(captioner, train_batches, validation_batches, callbacks, steps, options)}
+    if options.self_critical_epochs:
+        histories["self_critical"] = train_self_critically(captioner, train_store, callbacks, options)
+        # The best of both trainings.
+        captioner.load_weights(options.output / "captioner.keras")
 
     metrics = {
         "images": len(train_store),
         "captions": len(captions),
         "vocabulary": tokenizer.vocabulary_size,
-        "epochs": len(history.history["loss"]),
+        "epochs": len(histories["history"].epoch),
         **measure(captioner, validation_batches, validation_store, sources, options),
         "seconds": round(time.time() - start, 1),
         "backend": keras.backend.backend(),
         "processors": os.cpu_count(),
     }
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    write_pictures(captioner, history, validation_store, sources, options)
+    for name, history in histories.items():
+        keras_showattend.visualization.plot_history(history.history).savefig(options.output / f"{name}.png")
+    write_pictures(captioner, validation_store, sources, options)
 
     if options.dataset == "shapes":
         print(
@@ -247,6 +352,9 @@ def main(arguments=None):
             f"{metrics['pointed_inside']:.1%} of those the attention peaks inside the object's box, where chance would "
             f"give {metrics['chance']:.1%}."
         )
+    else:
+        bleu4, cider_d = 100 * metrics["val_bleu4"], 100 * metrics["val_cider_d"]
+        print(f"On the validation images: BLEU-4 {bleu4:.1f}, CIDEr-D {cider_d:.1f} (times 100).")
     print(f"Validation perplexity {metrics['val_perplexity']:.2f} after {metrics['seconds']:.0f} seconds.")
     print(f"See {options.output}: captioner.keras, history.png, captions.png, metrics.json.")
 

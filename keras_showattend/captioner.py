@@ -1,10 +1,13 @@
 """The whole captioner: features in, words and the places looked at out."""
 
+import inspect
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_showattend.decoding import greedy_search
+from keras_showattend.export import export_captioner
 from keras_showattend.generation import checked_decoding, generate_batches, generate_together
 from keras_showattend.input_checks import as_array, check_targets, check_tokens, check_x
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, doubly_stochastic_penalty, token_weights
@@ -265,6 +268,8 @@ class Captioner(keras.Model):
         self._check_x(x)
         check_targets(y, sample_weight)
         check_tokens(x, y, self.decoder.vocab_size)
+        if step == "train_function":
+            self._check_backbone_is_reached(x)
         self._forget_other_ranks(step, x, y)
         return x, y, sample_weight
 
@@ -368,6 +373,63 @@ class Captioner(keras.Model):
         parts = generate_batches((self,), batches, len(images), decoding, max_length)
         return [text for part in parts for text in part.texts]
 
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        decoding="greedy",
+        max_length=None,
+        **kwargs,
+    ):
+        """Write the captioner for programs that have neither Keras nor this package; TensorFlow backend only.
+
+        `"tf_saved_model"` is the whole of `caption` and `generate` in one graph: image files (or features) in,
+        captions out. With `served = tf.saved_model.load(filepath)`, an object to keep as long as it is called,
+        `served.serve(x)` gives a dict of tensors by the names of `Generation`: `tokens`, `scores`, `attention` and,
+        where there is a tokenizer, `texts`, a string for each caption. N may change from call to call.
+
+        `"onnx"` and `"litert"` write a folder with the encoder and a single step of the decoder, a `vocabulary.txt`
+        and a `README.md` that tells their inputs and outputs; these formats neither read image files nor search.
+
+        Args:
+            filepath: Local path of the folder to write. An earlier export there is replaced, at once and whole.
+            format: `"tf_saved_model"`, `"onnx"` (needs the extra `[onnx]`) or `"litert"`.
+            verbose: Bool, whether to say when it is done; None is True, as in Keras.
+            input_signature: Optional shape and dtype of `x`, a `keras.InputSpec` or `tf.TensorSpec`. Default: strings
+                `(N,)`, the bytes of JPEG or PNG files, where there is a feature extractor (for ONNX and LiteRT: images
+                `(N, height, width, 3)`, float32, of its `image_size`), and features `(N, L, D)`, float32, elsewhere.
+                What `generate` takes is possible too, such as images `(None, None, None, 3)`, uint8.
+            decoding: As in `generate`; `"tf_saved_model"` only. A `Sampling` without a seed draws the same sequence
+                from its beginning in every process that loads the export.
+            max_length: As in `generate`; `"tf_saved_model"` only.
+            **kwargs: For Keras's exporter: `opset_version` for ONNX, the attributes of the converter for LiteRT.
+
+        Files are read as `caption` reads them: colour, grey and CMYK, turned upright as EXIF says, PNG on white. A
+        JPEG file's pixels are the same to the last bit, and resized ones within 0.005 of 255. Not read are other
+        formats, and the orientation that a PNG file may have. A file that can't be read fails the call, and nothing
+        else, with a `tf.errors.InvalidArgumentError`: it names the index of one that is no JPEG or PNG, or has too many
+        pixels; what is broken inside has TensorFlow's own message.
+
+        Raises:
+            ValueError: If the backend is not TensorFlow (a saved captioner can be loaded with it), the captioner is
+                not built, or an argument does not fit.
+            FileExistsError: If something else than an export stands at `filepath`.
+            ImportError: If a package is missing that the format needs.
+
+        Example:
+        ```python
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            captioner.export("served", max_length=6, verbose=False)
+            served = tf.saved_model.load("served")
+            served.serve(store.features(store.image_ids))["tokens"]  # int32, (N, 6)
+        ```
+        """
+        export_captioner(self, filepath, format, verbose, input_signature, decoding, max_length, **kwargs)
+
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`: the tokens of greedy `generate`, int32 `(N, max_length)`."""
         self._check_built()
@@ -407,10 +469,15 @@ class Captioner(keras.Model):
         Raises:
             ValueError: If the captioner is not built or `x` does not fit.
         """
+        memory, state = self._memory_and_state(x)
+        return lambda token, state: self.decoder.step(token, state, memory), state
+
+    def _memory_and_state(self, x):
         self.check_inference(x)
         memory = self.decoder.prepare(self._encode(x, training=False))
-        state = self.decoder.initial_state(ops.shape(x)[0], memory)
-        return lambda token, state: self.decoder.step(token, state, memory), state
+        # A decoder whose first state does not depend on the image need not take the memory.
+        takes_memory = "memory" in inspect.signature(self.decoder.initial_state).parameters
+        return memory, self.decoder.initial_state(ops.shape(x)[0], **({"memory": memory} if takes_memory else {}))
 
     # Saving
 

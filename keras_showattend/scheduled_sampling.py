@@ -37,9 +37,8 @@ def mix_predictions(tokens, logits, probability, seed):
     [[2, 7, 8, 3, 0]]
 
     Reference: Bengio et al. 2015, arXiv 1506.03099, section 2.4, whose epsilon is 1 - probability. The two passes are
-    those of Mihaylova & Martins 2019, arXiv 1906.07651, section 3, and, with draws, of Duckworth et al. 2019, arXiv
-    1906.04331, section 3, with one pass of mixing. What differs from Bengio et al.: a prediction has read true tokens
-    only, not the predictions before it.
+    those of Mihaylova & Martins 2019, arXiv 1906.07651, and, with draws, of Duckworth et al. 2019, arXiv 1906.04331,
+    mixed once. What differs from Bengio et al.: a prediction has read true tokens only, not other predictions.
     """
     tokens = ops.convert_to_tensor(tokens)
     shape = ops.shape(tokens)

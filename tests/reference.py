@@ -69,7 +69,12 @@ def gru_step(inputs, recurrent, state):
     return update * state + (1 - update) * candidate
 
 
-def attention_gru(inputs, state, keys, features, mask, weights):
+def opening(kernel, bias, state):
+    """The gate of the context, a number, for one state `(U,)`."""
+    return sigmoid(float(kernel[:, 0] @ state + bias[0]))
+
+
+def attention_gru(inputs, state, keys, features, mask, weights, gate=None):
     """The recurrence: inputs `(T, B, 3U)`, states `(B, U)`, keys `(N, L, A)`; B / N captions stand together.
 
     Returns the states `(T, B, U)` and the attention weights `(T, B, L)`.
@@ -83,26 +88,40 @@ def attention_gru(inputs, state, keys, features, mask, weights):
             query = weights.query_kernel.T @ h + weights.query_bias
             row_mask = None if mask is None else mask[n]
             context, attention[t, b] = attend(query, keys[n], features[n], weights.score_kernel, row_mask)
+            if gate is not None:
+                context = opening(gate.kernel, gate.bias, h) * context
             gates = inputs[t, b] + weights.context_kernel.T @ context
             h = gru_step(gates, weights.recurrent_kernel.T @ h + weights.recurrent_bias, h)
             states[t, b] = h
     return states, attention
 
 
+def first_state(features, weights, mask=None):
+    """The state `(U,)` before the first token, for the features `(L, F)` of one image and a mask `(1, L)`."""
+    if "first_state/kernel" not in weights:
+        return np.zeros(len(weights["gru/recurrent_kernel"]))
+    kept = [x for i, x in enumerate(features) if mask is None or mask[0, i]]
+    mean = sum(kept) / len(kept) if kept else np.zeros(features.shape[-1])
+    return np.tanh(weights["first_state/kernel"].T @ mean + weights["first_state/bias"])
+
+
 def decoder(tokens, features, weights, mask=None, initial_state=None):
     """Tokens `(B, T)`, features `(B, L, F)`: logits `(B, T, V)`, last state `(B, U)`, weights `(B, T, L)`.
 
-    `weights` maps the paths of the layer's weights, as in "gru/kernel", to arrays.
+    `weights` maps the paths of the layer's weights, as in "gru/kernel", to arrays; those of the options may be missing.
     """
     attention = {k.removeprefix("attention/"): v for k, v in weights.items() if k.startswith("attention/")}
     input_bias, recurrent_bias = weights["gru/bias"]
     logits, states, scores = [], [], []
     for b in range(len(tokens)):
-        h = np.zeros(len(weights["gru/recurrent_kernel"])) if initial_state is None else initial_state[b]
+        row_mask = None if mask is None else mask[b][None]
+        h = first_state(features[b], weights, row_mask) if initial_state is None else initial_state[b]
         for token in tokens[b]:
-            row_mask = None if mask is None else mask[b][None]
             context, row = bahdanau_attention(h[None, None], features[b][None], features[b][None], attention, row_mask)
-            x = np.concatenate([context[0, 0], weights["embedding/embeddings"][token]])
+            context = context[0, 0]
+            if "gate/kernel" in weights:
+                context = opening(weights["gate/kernel"], weights["gate/bias"], h) * context
+            x = np.concatenate([context, weights["embedding/embeddings"][token]])
             gates = weights["gru/kernel"].T @ x + input_bias
             h = gru_step(gates, weights["gru/recurrent_kernel"].T @ h + recurrent_bias, h)
             hidden = weights["hidden/kernel"].T @ h + weights["hidden/bias"]

@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from numerics import value_and_gradients
 
 from keras_showattend import Captioner
+from keras_showattend.features import FeatureExtractor
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
 from keras_showattend.scheduled_sampling import mix_predictions
-from tests.numerics import value_and_gradients
 
 BACKEND = keras.backend.backend()
 N, G, T, L, D, V = 4, 2, 6, 4, 5, 9
@@ -16,6 +17,9 @@ N, G, T, L, D, V = 4, 2, 6, 4, 5, 9
 ALWAYS = 1 - 1e-7
 # Keras's Dropout draws from torch's own generator there, which no file holds.
 DROPOUT = 0.0 if BACKEND == "torch" else 0.3
+
+# Where a test needs no compiled step: a few batches take less time than tracing one.
+EAGER = {"run_eagerly": BACKEND == "tensorflow"}
 
 
 def make(dropout=0.0, **kwargs):
@@ -45,9 +49,6 @@ def captions(*shape):
     if len(shape) == 3:
         tokens[2, 1] = 0
     return tokens
-
-
-SHAPES = [(N, T), (N, G, T)]
 
 
 def mixed_by_hand(captioner, x, tokens):
@@ -85,8 +86,7 @@ class TestMixPredictions:
         np.testing.assert_array_equal(mixed, [[2, 4, 5, 6, 7], [2, 4, 5, 3, 0], [0, 0, 0, 0, 0]])
         np.testing.assert_array_equal(self.mix(tokens, logits, 0.0), tokens)
 
-    @pytest.mark.parametrize("shape", [(7, 1), (7, 2), (3, 2, 5)])
-    @pytest.mark.parametrize("dtype", ["int32", "int64"])
+    @pytest.mark.parametrize(("shape", "dtype"), [((7, 1), "int32"), ((3, 2, 5), "int64")])
     def test_shapes_and_dtypes(self, shape, dtype):
         tokens = ops.convert_to_tensor(np.full(shape, 4, dtype), dtype=dtype)
         mixed = mix_predictions(tokens, np.zeros((*shape, V), "float32"), 0.5, keras.random.SeedGenerator(0))
@@ -130,8 +130,7 @@ class TestMixPredictions:
 
 
 class TestTraining:
-    @pytest.mark.parametrize("shape", SHAPES)
-    @pytest.mark.parametrize("jit_compile", [False] if BACKEND == "torch" else [False, True])
+    @pytest.mark.parametrize(("shape", "jit_compile"), [((N, T), False), ((N, G, T), BACKEND != "torch")])
     def test_the_second_pass_reads_the_draws_and_alone_is_trained(self, shape, jit_compile):
         x, y = features(), captions(*shape)
         captioner = make_decided(scheduled_sampling=ALWAYS)
@@ -163,46 +162,35 @@ class TestTraining:
         expected = loss_of(plain, x, mixed, y[..., 1:])
         np.testing.assert_allclose(captioner.train_on_batch(x, y), expected, rtol=1e-5)
 
-    @pytest.mark.parametrize("shape", SHAPES)
-    def test_only_while_training(self, shape):
-        x, y = features(), captions(*shape)
+    def test_only_while_training(self):
+        x, y = features(), captions(N, G, T)
         captioner, plain = make_decided(scheduled_sampling=ALWAYS), make_decided()
         for model in (captioner, plain):
-            model.compile("sgd")
+            model.compile("sgd", **EAGER)
         state = ops.convert_to_numpy(captioner._sampling_seed.state)
         assert captioner.evaluate(x, y, verbose=0) == plain.evaluate(x, y, verbose=0)
         assert captioner.test_on_batch(x, y) == plain.test_on_batch(x, y)
         np.testing.assert_array_equal(captioner.generate(x).tokens, plain.generate(x).tokens)
-        np.testing.assert_array_equal(captioner.predict(x, verbose=0), plain.predict(x, verbose=0))
         np.testing.assert_array_equal(ops.convert_to_numpy(captioner._sampling_seed.state), state)
 
-    @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+    @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
     def test_everything_together(self, policy):
+        """In float16 with an optimizer that scales the loss around the one whose iterations count."""
         keras.config.set_dtype_policy(policy)
         x, y = features(), captions(N, G, T)
-        captioner = make(dropout=0.2, attention_penalty=0.1, scheduled_sampling=0.5)
+        schedule = keras.optimizers.schedules.PolynomialDecay(0.0, 12, 0.5)
+        captioner = make(dropout=0.2, attention_penalty=0.1, scheduled_sampling=schedule)
         captioner.compile(keras.optimizers.Adam(0.02))
         losses = captioner.fit(x, y, batch_size=2, epochs=12, validation_data=(x, y), verbose=0).history["loss"]
         assert np.isfinite(losses).all()
         assert min(losses[-3:]) < losses[0]
 
-    def test_captions_of_two_tokens(self):
-        x, y = features(), np.array([[2, 3]] * N)
-        captioner = make(scheduled_sampling=0.5)
-        captioner.compile("sgd")
-        assert np.isfinite(captioner.train_on_batch(x, y))
-
     def test_images(self):
         images = np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3)).astype("uint8")
-        captioner = make(scheduled_sampling=0.5, feature_extractor=backbone_of_one_layer())
-        captioner.compile("sgd")
+        backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(D, 4, 4)])
+        captioner = make(scheduled_sampling=0.5, feature_extractor=FeatureExtractor(backbone))
+        captioner.compile("sgd", **EAGER)
         assert np.isfinite(captioner.fit(images, captions(N, T), verbose=0).history["loss"]).all()
-
-
-def backbone_of_one_layer():
-    from keras_showattend.features import FeatureExtractor
-
-    return FeatureExtractor(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(D, 4, 4)]))
 
 
 class TestSchedule:
@@ -221,20 +209,6 @@ class TestSchedule:
         assert loaded.scheduled_sampling.get_config() == schedule.get_config()
         np.testing.assert_allclose(loaded.train_on_batch(x, y), mixed, rtol=1e-5)
 
-    def test_rises(self):
-        captioner = make(scheduled_sampling=keras.optimizers.schedules.PolynomialDecay(0.0, 4, 0.5))
-        captioner.compile(keras.optimizers.Adam(0.02))
-        assert np.isfinite(captioner.fit(features(), captions(N, T), epochs=6, verbose=0).history["loss"]).all()
-        np.testing.assert_allclose([float(captioner.scheduled_sampling(i)) for i in (0, 2, 4, 9)], [0, 0.25, 0.5, 0.5])
-
-    def test_under_loss_scaling(self):
-        keras.config.set_dtype_policy("mixed_float16")
-        x, y = features(), captions(N, T)
-        captioner = make(scheduled_sampling=keras.optimizers.schedules.PolynomialDecay(0.0, 2, 0.9))
-        captioner.compile("adam")
-        assert isinstance(captioner.optimizer, keras.optimizers.LossScaleOptimizer)
-        assert np.isfinite(captioner.fit(x, y, batch_size=2, epochs=2, verbose=0).history["loss"]).all()
-
 
 class Counting(AttentionGRUDecoder):
     """A decoder that counts its passes."""
@@ -250,7 +224,7 @@ class TestWithout:
     def trained(self, **kwargs):
         keras.utils.set_random_seed(3)
         captioner = make(dropout=0.3, **kwargs)
-        captioner.compile(keras.optimizers.Adam(0.02))
+        captioner.compile(keras.optimizers.Adam(0.02), **EAGER)
         return captioner, captioner.fit(features(), captions(N, T), batch_size=2, epochs=2, verbose=0).history["loss"]
 
     def test_zero_is_no_option(self):
@@ -258,16 +232,24 @@ class TestWithout:
         assert losses == expected
         for a, b in zip(with_zero.get_weights(), without.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
-        names = [[v.path for v in captioner.variables] for captioner in (with_zero, without)]
-        assert len(names[0]) == len(names[1])
-        assert not any("seed_generator" in v.path and "dropout" not in v.path for v in without.variables)
 
+    def test_only_a_captioner_that_samples_has_a_state_for_it(self):
+        counts = {}
+        for options in ((), (("scheduled_sampling", 0.0),), (("scheduled_sampling", 0.5),)):
+            captioner = make(dropout=0.3, **dict(options))
+            captioner.build([(None, L, D), (None, None)])
+            counts[options] = len(captioner.variables), len(captioner._random_states())
+        plain, zero, half = counts.values()
+        assert zero == plain == (half[0] - 1, half[1] - 1)
+
+    @pytest.mark.skipif(BACKEND == "jax", reason="op by op, every one of them would be compiled")
     @pytest.mark.parametrize(("probability", "passes"), [(0.0, 1), (0.5, 2)])
     def test_a_first_pass_only_where_it_is_needed(self, probability, passes):
         decoder = Counting(V, 4, 6)
         captioner = Captioner(FeatureEncoder(3), decoder, scheduled_sampling=probability)
         captioner.build([(None, L, D), (None, None)])
         captioner.compile("sgd", run_eagerly=True)
+        # The first batch builds, symbolically on torch.
         captioner.train_on_batch(features(), captions(N, T))
         decoder.passes = 0
         captioner.train_on_batch(features(), captions(N, T))
@@ -275,27 +257,24 @@ class TestWithout:
 
 
 class TestRandomNumbers:
-    def history(self, captioner, epochs=2):
-        return captioner.fit(features(), captions(N, T), batch_size=2, epochs=epochs, verbose=0, shuffle=False).history
+    def history(self, captioner):
+        return captioner.fit(features(), captions(N, T), batch_size=2, epochs=2, verbose=0, shuffle=False).history
 
     def make(self, **kwargs):
         captioner = make(dropout=DROPOUT, scheduled_sampling=0.5, **kwargs)
-        captioner.compile(keras.optimizers.Adam(0.02))
+        captioner.compile(keras.optimizers.Adam(0.02), **EAGER)
         return captioner
 
-    def test_set_random_seed_reproduces(self):
-        found = []
+    def test_set_random_seed_decides_them(self):
+        states = []
         for seed in (3, 3, 4):
             keras.utils.set_random_seed(seed)
-            captioner = self.make()
-            captioner.build([(None, L, D), (None, None)])
-            captioner.set_weights([np.cos(np.arange(w.size)).reshape(w.shape) for w in captioner.get_weights()])
-            found.append(self.history(captioner))
-        assert found[0] == found[1] != found[2]
+            states.append(tuple(ops.convert_to_numpy(make(scheduled_sampling=0.5)._sampling_seed.state)))
+        assert states[0] == states[1] != states[2]
 
     def test_each_batch_draws_others(self):
         captioner = make_decided(scheduled_sampling=0.5)
-        captioner.compile(keras.optimizers.SGD(0.0))
+        captioner.compile(keras.optimizers.SGD(0.0), **EAGER)
         losses = [float(captioner.train_on_batch(features(), captions(N, T))) for _ in range(5)]
         assert len(set(losses)) > 1
 
@@ -313,13 +292,17 @@ class TestRandomNumbers:
     def test_weights_go_between_captioners_with_and_without(self, tmp_path, first):
         source, target = (make(dropout=0.3, scheduled_sampling=probability) for probability in (first, 0.5 - first))
         for captioner in (source, target):
-            captioner.compile("adam")
-            self.history(captioner, epochs=1)
+            captioner.build([(None, L, D), (None, None)])
         source.save_weights(tmp_path / "c.weights.h5")
         target.load_weights(tmp_path / "c.weights.h5")
         for a, b in zip(source.get_weights(), target.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
-        self.history(target)
+        # The dropout layers' random numbers too, which both have.
+        shared = set(source._random_states()) & set(target._random_states())
+        assert shared == {str(i) for i in range(len(shared))} != set()
+        for name in shared:
+            a, b = (ops.convert_to_numpy(captioner._random_states()[name]) for captioner in (source, target))
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1, 1.0, 2, float("nan"), True, None, "0.5", lambda step: 0.5])

@@ -1,15 +1,15 @@
 """How the 2018 notebook "Image Captioning with Attention" wrote a caption: its `evaluate`, on TensorFlow.
 
-One image at a time, eagerly: at each word the features are projected again, a GRU layer runs over a sequence of one, and
-the weights of the attention and the word come back to Python.
+One image at a time, eagerly: at each word the features are projected again, a GRU layer runs over a sequence of one,
+and the attention and the word come back to Python.
 """
 
 import keras
 import numpy as np
 import tensorflow as tf
-from comparators.notebook import Decoder
 from keras import ops
 
+from comparators.notebook import Decoder
 from keras_showattend.token_ids import END, START
 
 

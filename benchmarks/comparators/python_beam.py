@@ -71,9 +71,9 @@ def _log_softmax(logits):
 
 
 def _without_gradients():
-    """torch would else keep what a gradient needs."""
     if keras.backend.backend() != "torch":
         return contextlib.nullcontext()
     import torch
 
+    # It would else keep at every step what a gradient needs.
     return torch.no_grad()

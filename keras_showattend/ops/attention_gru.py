@@ -12,9 +12,9 @@ the attention of Bahdanau et al. 2015 (arXiv 1409.0473, appendix A.1.2) and the 
 
     beta = s(w_beta . h + b_beta);   c = beta sum_l a_l x_l
 
-What does not depend on the state is not here: the keys k and the
-input half of the gates come in ready made, each from one large product. The tanh of the scores is computed
-from exponentials of queries and keys: see `additive_attention.py`.
+What does not depend on the state is not here: the keys k and the input half of the gates come in ready made, each from
+one large product. The tanh of the scores is computed from exponentials of queries and keys: see
+`additive_attention.py`.
 """
 
 from typing import NamedTuple
@@ -117,8 +117,8 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
 
     The gradient keeps the states, gates, queries, contexts and attention weights, `T x B x (5U + A + F + L)`,
     so that no product is computed twice, and recomputes the tanh of the scores, whose `T x B x L x A` values would
-    be by far the most memory that automatic differentiation keeps. A gate of the context adds one column. All weight gradients are formed after the loop,
-    as one product each.
+    be by far the most memory that automatic differentiation keeps. All weight gradients are formed after the loop,
+    as one product each. A gate is one more column of the product with the state, and one number a step to keep.
 
     Args:
         inputs: `(T, B, 3U)`, the input half of the gates without the context.
@@ -215,10 +215,10 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
         attention = _grouped(attention, images)
         d_weights = ops.matmul(_grouped(d_context, images), features_transposed)
         if gate is not None:
-            # The sum is the gradient of beta, times beta: sum_l a_l x_l, the context before the gate, is not needed.
-            d_beta = ops.sum(at_least_float32(attention) * at_least_float32(d_weights), axis=-1)
-            d_beta = (1 - beta) * ops.cast(ops.reshape(d_beta, (-1, 1)), dtype)
-            d_recurrent = ops.concatenate([d_recurrent, d_beta], axis=-1)
+            # The gradient of beta times beta is this sum, so that nobody keeps the context before the gate.
+            d_opening = ops.sum(at_least_float32(attention) * at_least_float32(d_weights), axis=-1)
+            d_opening = (1 - beta) * ops.cast(ops.reshape(d_opening, (-1, 1)), dtype)
+            d_recurrent = ops.concatenate([d_recurrent, d_opening], axis=-1)
         if rest:
             d_weights = d_weights + _grouped(rest[0], images)
         d_weights, attention = at_least_float32(d_weights), at_least_float32(attention)

@@ -8,7 +8,8 @@ from keras_showattend.decoding import Sampling, compile_decoding
 from keras_showattend.ops import at_least_float32_dtype
 from keras_showattend.token_ids import PADDING, START
 
-# In float32 or more a probability of exactly 0. Infinite, it would make NaN of what padding loses, which counts 0 times.
+# In float32 and float64 a probability of exactly 0. Minus infinity would make NaN of padding's loss, which counts 0
+# times.
 _NEVER = -1e9
 
 
@@ -88,6 +89,6 @@ def advantages_over_others(rewards):
 
 
 def spread_over_tokens(advantages, tokens):
-    """What each token counts, float32 `(N, G, T)`: its caption's advantage / the number of tokens that are no padding."""
+    """What each token counts, float32 `(N, G, T)`: its caption's advantage / the number of real tokens; padding 0."""
     real = tokens != PADDING
     return (real * (advantages[..., None] / max(real.sum(), 1))).astype("float32")

@@ -45,7 +45,7 @@ class CaptionReward:
     >>> from keras_showattend.self_critical import CaptionReward
     >>> reward = CaptionReward({1: ["A dog runs."], 2: ["A cat sleeps."]})
     >>> reward([["a dog runs <end>", "a dog runs", "a cat sleeps <end>"]], [1]).round(2).tolist()
-    [[10.0, 6.83, 0.0]]
+    [[10.0, 6.22, 0.0]]
 
     Reference: Rennie et al. 2017, arXiv 1612.00563; CIDEr-D is from Vedantam et al. 2015, arXiv 1411.5726.
     """

@@ -68,14 +68,14 @@ class SelfCriticalTrainer:
             raise ValueError(f'`baseline` must be "others" or "greedy". Received: baseline={baseline!r}.')
         self.samples = check_positive_integer("samples", samples)
         if baseline == "others" and samples < 2:
-            raise ValueError(
-                f'`samples` must be at least 2 with baseline="others", which compares them. Received: samples={samples}.'
-            )
+            raise ValueError(f'`samples` must be at least 2 with baseline="others". Received: samples={samples}.')
         if reward is not None and not callable(reward):
             raise ValueError(f"`reward` must be a function or None. Received: reward={reward!r:.100}.")
         self.baseline = baseline
         self.reward = reward
-        self.max_length = check_positive_integer("max_length", captioner.max_length if max_length is None else max_length)
+        self.max_length = check_positive_integer(
+            "max_length", captioner.max_length if max_length is None else max_length
+        )
         # Ids without a word can't be scored.
         wordless = range(captioner.tokenizer.vocabulary_size, captioner.decoder.vocab_size)
         banned = (PADDING, UNKNOWN, START, *wordless)

@@ -63,7 +63,7 @@ class TestModel:
         expected = to_numpy(extractor(image[None]))
         np.testing.assert_allclose(to_numpy(extractor(loaded[None])), expected, atol=1e-4 * np.abs(expected).max())
 
-    def test_inference_mode_and_frozen_whatever_the_parent_says(self):
+    def test_frozen_until_asked_and_always_in_inference_mode(self):
         class Parent(keras.Model):
             def __init__(self, extractor):
                 super().__init__()
@@ -76,10 +76,13 @@ class TestModel:
         parent = Parent(extractor)
         images = photographs()
         before = to_numpy(parent(images, training=False))
-        np.testing.assert_array_equal(to_numpy(parent(images, training=True)), before)
-        parent.trainable = True
         assert not extractor.trainable
         assert parent.trainable_variables == []
+        np.testing.assert_array_equal(to_numpy(parent(images, training=True)), before)
+        extractor.trainable = True
+        # The kernel and bias of the convolution, the scale and offset of the normalization.
+        assert len(parent.trainable_variables) == 4
+        np.testing.assert_array_equal(to_numpy(parent(images, training=True)), before)
 
     def test_symbolic_call(self):
         extractor = FeatureExtractor(small_model())
@@ -127,6 +130,11 @@ class TestModel:
         fingerprint = FeatureExtractor(model).fingerprint()
         assert json.loads(json.dumps(fingerprint)) == fingerprint
         assert FeatureExtractor(twin).fingerprint() == fingerprint
+        # Nor what is trained: the features are the same.
+        assert FeatureExtractor(twin, trainable=True).fingerprint() == fingerprint
+        thawed = FeatureExtractor(twin)
+        thawed.trainable = True
+        assert thawed.fingerprint() == fingerprint
         twin.set_weights([weight + 1 for weight in model.get_weights()])
         assert FeatureExtractor(twin).fingerprint() != fingerprint
         pools = [

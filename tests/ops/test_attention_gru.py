@@ -7,13 +7,31 @@ from keras import ops
 from numerics import MODES, TIGHT, as_tensor, assert_gradients_match_differences, mixture, value_and_gradients
 from reference import attention_gru as naive_attention_gru
 
-from keras_showattend.ops import AttentionGRUWeights, additive_attention, attention_gru, attention_gru_step
+from keras_showattend.ops import (
+    AttentionGRUWeights,
+    ContextGate,
+    additive_attention,
+    attention_gru,
+    attention_gru_step,
+)
 
 
 class Case:
     """Random float64 arrays for the recurrence; with the defaults no two sizes are equal."""
 
-    def __init__(self, images=2, captions=3, steps=4, locations=5, units=7, scoring=8, width=9, masked=True, seed=0):
+    def __init__(
+        self,
+        images=2,
+        captions=3,
+        steps=4,
+        locations=5,
+        units=7,
+        scoring=8,
+        width=9,
+        masked=True,
+        gated=False,
+        seed=0,
+    ):
         rng = np.random.default_rng(seed)
         batch = images * captions
         self.inputs = rng.normal(size=(steps, batch, 3 * units))
@@ -29,18 +47,35 @@ class Case:
             recurrent_kernel=rng.normal(size=(units, 3 * units)) / 3,
             recurrent_bias=rng.normal(size=(3 * units,)),
         )
+        self.gate = ContextGate(rng.normal(size=(units, 1)), rng.normal(size=(1,))) if gated else None
 
     @property
     def arrays(self):
-        return [self.inputs, self.state, self.keys, self.features, *self.weights]
+        return [self.inputs, self.state, self.keys, self.features, *self.weights, *(self.gate or ())]
+
+    @property
+    def names(self):
+        gate = [f"gate's {name}" for name in ContextGate._fields] if self.gate else []
+        return ["inputs", "state", "keys", "features", *AttentionGRUWeights._fields, *gate]
+
+    @property
+    def expected(self):
+        return naive_attention_gru(
+            self.inputs, self.state, self.keys, self.features, self.mask, self.weights, self.gate
+        )
 
     def cast(self, dtype):
         return [ops.cast(x, dtype) for x in self.arrays]
 
-    def fused(self, inputs, state, keys, features, *weights, return_attention=True):
+    def fused(self, inputs, state, keys, features, *parameters, return_attention=True):
+        weights, gate = self.parted(parameters)
         return attention_gru(
-            inputs, state, keys, features, self.mask, AttentionGRUWeights(*weights), return_attention=return_attention
+            inputs, state, keys, features, self.mask, weights, return_attention=return_attention, gate=gate
         )
+
+    def parted(self, parameters):
+        count = len(AttentionGRUWeights._fields)
+        return AttentionGRUWeights(*parameters[:count]), ContextGate(*parameters[count:]) if self.gate else None
 
     def fused_mixture(self, *arrays):
         return mixture(self.fused(*arrays))
@@ -48,11 +83,12 @@ class Case:
     def loop_mixture(self, *arrays):
         return mixture(self.loop(*arrays))
 
-    def loop(self, inputs, state, keys, features, *weights):
+    def loop(self, inputs, state, keys, features, *parameters):
         """The same, as the plain Python loop over the step, whose gradient is the backend's own."""
+        weights, gate = self.parted(parameters)
         states, attention = [], []
         for t in range(inputs.shape[0]):
-            state, row = attention_gru_step(inputs[t], state, keys, features, self.mask, AttentionGRUWeights(*weights))
+            state, row = attention_gru_step(inputs[t], state, keys, features, self.mask, weights, gate=gate)
             states.append(state)
             attention.append(row)
         return ops.stack(states), ops.stack(attention)
@@ -64,15 +100,16 @@ CASES = {
     "no mask": {"masked": False},
     "one step": {"steps": 1},
     "one of everything": dict.fromkeys(["images", "captions", "steps", "locations", "units", "scoring", "width"], 1),
+    "gated": {"gated": True},
 }
+COMPILED = ("grouped and masked", "no mask", "gated")
 
 
 def assert_gradients_equal(case, loss, plain, mode=MODES[0], tolerance=TIGHT):
     value, gradients = value_and_gradients(loss, case.arrays, mode)
     expected_value, expected = value_and_gradients(plain, case.arrays)
     np.testing.assert_allclose(value, expected_value, rtol=tolerance, atol=tolerance)
-    names = ["inputs", "state", "keys", "features", *AttentionGRUWeights._fields]
-    for name, gradient, wanted in zip(names, gradients, expected, strict=True):
+    for name, gradient, wanted in zip(case.names, gradients, expected, strict=True):
         assert gradient.shape == wanted.shape, name
         assert gradient.dtype == np.float64, name
         np.testing.assert_allclose(gradient, wanted, rtol=tolerance, atol=tolerance, err_msg=name)
@@ -99,6 +136,11 @@ def test_step_worked_by_hand():
     state, attention = attention_gru_step(*map(ops.convert_to_tensor, arrays), None, weights)
     np.testing.assert_allclose(ops.convert_to_numpy(state), [[1.5 + np.tanh(1) / 2]], rtol=1e-6)
     np.testing.assert_array_equal(ops.convert_to_numpy(attention), [[1.0]])
+    # The gate s(3 * log(3) / 3) = 3/4 leaves 3/2 of the context, and n = tanh(3/4).
+    gate = ContextGate(*map(ops.convert_to_tensor, (np.array([[np.log(3) / 3]]), np.zeros(1))))
+    state, attention = attention_gru_step(*map(ops.convert_to_tensor, arrays), None, weights, gate=gate)
+    np.testing.assert_allclose(ops.convert_to_numpy(state), [[1.5 + np.tanh(0.75) / 2]], rtol=1e-6)
+    np.testing.assert_array_equal(ops.convert_to_numpy(attention), [[1.0]])
 
 
 # ------------------------------------------------------------------------------- the recurrence
@@ -114,30 +156,31 @@ def test_step_worked_by_hand():
     scoring=st.integers(1, 4),
     width=st.integers(1, 4),
     masked=st.booleans(),
+    gated=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_equals_the_reference_and_the_loops_gradient(**sizes):
     case = Case(**sizes)
     states, attention = case.fused(*map(as_tensor, case.arrays))
-    expected = naive_attention_gru(case.inputs, case.state, case.keys, case.features, case.mask, case.weights)
+    expected = case.expected
     np.testing.assert_allclose(ops.convert_to_numpy(states), expected[0], atol=TIGHT)
     np.testing.assert_allclose(ops.convert_to_numpy(attention), expected[1], atol=TIGHT)
     assert_gradients_equal(case, case.fused_mixture, case.loop_mixture)
 
 
-# XLA compiles for seconds, so for two cases only.
+# XLA compiles for seconds, so for some cases only.
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [(name, mode) for name in CASES for mode in MODES if mode != "xla" or name in ("grouped and masked", "no mask")],
+    [(name, mode) for name in CASES for mode in MODES if mode != "xla" or name in COMPILED],
 )
 def test_gradient_equals_that_of_the_loop(name, mode):
     case = Case(**CASES[name])
     assert_gradients_equal(case, case.fused_mixture, case.loop_mixture, mode)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_gradient_without_the_attention_equals_that_of_the_loop(mode):
-    case = Case()
+@pytest.mark.parametrize(("mode", "gated"), [*((mode, False) for mode in MODES), (MODES[0], True)])
+def test_gradient_without_the_attention_equals_that_of_the_loop(mode, gated):
+    case = Case(gated=gated)
 
     def fused(*arrays):
         states, attention = case.fused(*arrays, return_attention=False)
@@ -147,8 +190,9 @@ def test_gradient_without_the_attention_equals_that_of_the_loop(mode):
     assert_gradients_equal(case, fused, lambda *x: mixture(case.loop(*x)[0]), mode)
 
 
-def test_gradient_through_the_attention_alone():
-    case = Case()
+@pytest.mark.parametrize("gated", [False, True])
+def test_gradient_through_the_attention_alone(gated):
+    case = Case(gated=gated)
     assert_gradients_equal(case, lambda *x: mixture(case.fused(*x)[1]), lambda *x: mixture(case.loop(*x)[1]))
 
 
@@ -157,13 +201,15 @@ def test_gradient_of_the_last_state_alone():
     assert_gradients_equal(case, lambda *x: mixture(case.fused(*x)[0][-1]), lambda *x: mixture(case.loop(*x)[0][-1]))
 
 
-def test_gradient_equals_finite_differences():
-    case = Case(units=2, scoring=3, width=4)
+@pytest.mark.parametrize("gated", [False, True])
+def test_gradient_equals_finite_differences(gated):
+    case = Case(units=2, scoring=3, width=4, gated=gated)
     assert_gradients_match_differences(case.fused_mixture, case.arrays)
 
 
-def test_an_image_with_nothing_to_attend_to():
-    case = Case()
+@pytest.mark.parametrize("gated", [False, True])
+def test_an_image_with_nothing_to_attend_to(gated):
+    case = Case(gated=gated)
     case.mask = np.array([[True] * 5, [False] * 5])
     assert_gradients_equal(case, case.fused_mixture, case.loop_mixture)
     _, gradients = value_and_gradients(case.fused_mixture, case.arrays)
@@ -173,6 +219,21 @@ def test_an_image_with_nothing_to_attend_to():
     assert np.abs(d_features[0]).min() > 0
     _, attention = case.fused(*map(as_tensor, case.arrays))
     np.testing.assert_array_equal(ops.convert_to_numpy(attention)[:, 3:], 0)
+
+
+def test_an_open_gate_is_none_and_a_shut_one_hides_the_features():
+    open_, shut, plain = Case(gated=True), Case(gated=True), Case()
+    open_.gate = ContextGate(np.zeros((7, 1)), np.array([800.0]))
+    shut.gate = ContextGate(np.zeros((7, 1)), np.array([-800.0]))
+    for x, wanted in zip(open_.fused(*open_.cast("float32")), plain.fused(*plain.cast("float32")), strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(x), ops.convert_to_numpy(wanted), atol=1e-6)
+    _, gradients = value_and_gradients(shut.fused_mixture, shut.arrays)
+    named = dict(zip(shut.names, gradients, strict=True))
+    # The attention still looks at the keys; the features reach nothing.
+    for name in ("features", "context_kernel", "gate's kernel", "gate's bias"):
+        np.testing.assert_array_equal(named[name], 0)
+    assert np.abs(named["keys"]).max() > 0
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_masked_locations_change_nothing():
@@ -207,8 +268,7 @@ def test_keys_far_beyond_the_range_of_tanh(scale):
     case.keys *= scale
     arrays = case.cast("float32")
     found = case.fused(*arrays)
-    expected = naive_attention_gru(case.inputs, case.state, case.keys, case.features, case.mask, case.weights)
-    for x, wanted in zip(found, expected, strict=True):
+    for x, wanted in zip(found, case.expected, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(x), wanted, atol=2e-6)
     _, gradients = value_and_gradients(case.fused_mixture, case.arrays)
     _, wanted = value_and_gradients(case.loop_mixture, case.arrays)
@@ -217,9 +277,11 @@ def test_keys_far_beyond_the_range_of_tanh(scale):
         np.testing.assert_allclose(gradient, expected, rtol=TIGHT, atol=TIGHT)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.05), ("float16", 0.01), ("float32", 1e-5)])
-def test_lower_precision_stays_close(dtype, tolerance):
-    case = Case(images=1, captions=2, steps=3)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "gated"), [("bfloat16", 0.05, False), ("float16", 0.01, True), ("float32", 1e-5, True)]
+)
+def test_lower_precision_stays_close(dtype, tolerance, gated):
+    case = Case(images=1, captions=2, steps=3, gated=gated)
 
     def loss(*arrays):
         states, attention = case.fused(*arrays)
@@ -227,8 +289,7 @@ def test_lower_precision_stays_close(dtype, tolerance):
 
     states, attention = case.fused(*case.cast(dtype))
     assert ops.dtype(states) == ops.dtype(attention) == dtype
-    exact = naive_attention_gru(case.inputs, case.state, case.keys, case.features, case.mask, case.weights)
-    for x, wanted in zip((states, attention), exact, strict=True):
+    for x, wanted in zip((states, attention), case.expected, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(ops.cast(x, "float32")), wanted, atol=tolerance)
     _, gradients = value_and_gradients(loss, case.cast(dtype))
     _, expected = value_and_gradients(case.loop_mixture, case.arrays)
