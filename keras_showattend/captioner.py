@@ -176,6 +176,8 @@ class Captioner(keras.Model):
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`: x is features or images, y the token ids, or x a data set of such pairs."""
+        # Keras takes it by position too, as the tenth argument.
+        _refuse_class_weight(args[7] if len(args) > 7 else kwargs.get("class_weight"))
         x, y, kwargs = self._checked_arrays("train_function", x, y, **kwargs)
         if isinstance(kwargs.get("validation_data"), list | tuple):
             kwargs["validation_data"] = self._checked_batch("test_function", *kwargs["validation_data"])
@@ -188,6 +190,7 @@ class Captioner(keras.Model):
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.train_on_batch`, with the x and y of `fit`."""
+        _refuse_class_weight(kwargs.get("class_weight"))
         x, y, sample_weight = self._checked_batch("train_function", x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
@@ -522,6 +525,15 @@ class Captioner(keras.Model):
         # Older files have no `scheduled_sampling`.
         parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in parts if name in config}
         return cls(**{**config, **parts})
+
+
+def _refuse_class_weight(class_weight):
+    # Keras would take the position of a caption's largest id for its class.
+    if class_weight is not None:
+        raise ValueError(
+            "`class_weight` has no meaning for captions: give `sample_weight`, one number a caption. "
+            f"Received: class_weight={class_weight!r}."
+        )
 
 
 def _checked_grid(grid, feature_extractor):

@@ -124,8 +124,8 @@ def test_lora_on_the_output_layers_trains_and_decodes_alike():
     assert_close(decoder.step(TOKENS[:, 0], decoder.initial_state(2), memory)[0], logits[:, 0])
 
 
-@pytest.mark.parametrize("name", ["hidden", "vocabulary"])
-def test_int8_of_an_output_layer(name):
+@pytest.mark.parametrize("name", ["embedding", "hidden", "vocabulary"])
+def test_int8_of_a_layer(name):
     decoder = built_decoder()
     expected = numpy(decoder(TOKENS, FEATURES))
     getattr(decoder, name).quantize("int8")
@@ -141,6 +141,18 @@ def test_validation_split_sets_the_last_images_aside():
         np.repeat(FEATURES, 4, axis=0), np.repeat(TOKENS, 4, axis=0), validation_split=0.5, verbose=0
     )
     assert set(history.history) == {"loss", "val_loss"}
+
+
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_class_weight_is_refused(method):
+    # To Keras the class of a caption would be the position of its largest id.
+    with pytest.raises(ValueError, match=r"`class_weight` has no meaning .* class_weight=\{2: 1.0\}"):
+        getattr(captioner(), method)(FEATURES, TOKENS, class_weight={2: 1.0})
+
+
+def test_class_weight_by_position_is_refused():
+    with pytest.raises(ValueError, match="`class_weight` has no meaning"):
+        captioner().fit(FEATURES, TOKENS, 2, 1, 0, None, 0.0, None, True, {2: 1.0})
 
 
 def test_validation_split_of_a_data_set_is_refused():

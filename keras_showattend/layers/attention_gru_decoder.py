@@ -297,8 +297,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
         features, mask = self._cast(features), _bool(features_mask)
         # Time first, while the arrays are still narrow: (T, B)
         tokens = ops.transpose(ops.reshape(tokens, (-1, shape[-1])))
-        embedded = lookup(self._cast(self.embedding.embeddings), tokens)
-        embedded = self.embedding_dropout(embedded, training=training)
+        embedded = self.embedding_dropout(self._embed(tokens), training=training)
         if initial_state is None:
             initial_state = self.initial_state(ops.shape(tokens)[1], self._start(features, mask))
         states, weights = attention_gru(
@@ -318,6 +317,12 @@ class AttentionGRUDecoder(keras.layers.Layer):
         if return_attention_scores:
             outputs.append(_like_tokens(weights, shape))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _embed(self, tokens):
+        if self.embedding.quantization_mode is not None:
+            # Its rows are integers, of which the layer alone knows the scale.
+            return self._cast(self.embedding(tokens))
+        return lookup(self._cast(self.embedding.embeddings), tokens)
 
     def _input_gates(self, embedded):
         """The half of the GRU's gates that does not wait for the state: `(..., E)` to `(..., 3U)`."""

@@ -117,10 +117,11 @@ class BahdanauAttention(keras.layers.Layer):
         if projected_key is None:
             projected_key = self.project_key(value if key is None else key)
         self._check_width("query", query, self.query_kernel.shape[0])
+        # Projected first: the gradient of a product of rank 3 does not compile inside a loop under XLA on TensorFlow.
+        query = self._project(query, self.query_kernel, self.query_bias if self.use_bias else None)
         one_query = len(query.shape) == 2
         if one_query:
             query = query[:, None]
-        query = self._project(query, self.query_kernel, self.query_bias if self.use_bias else None)
         weights = additive_attention(
             query,
             projected_key,

@@ -5,14 +5,12 @@ is gone when its last reference is. matplotlib is imported when a figure is draw
 """
 
 import math
-import os
 import textwrap
 
-import keras
 import numpy as np
 
-from keras_showattend.features import read_image
 from keras_showattend.validation import check_positive_integer
+from keras_showattend.visualization.arguments import attention_maps, checked_items, photograph
 
 # Lengths are inches. Panels are placed by sums and not by matplotlib's layout engines, which take
 # seconds over a hundred panels; text is wrapped to the width of its panel, so nothing overlaps.
@@ -21,8 +19,6 @@ _GAP = 0.12
 _BAR_WIDTH = 0.8
 # Long enough for its label, short enough to be taken in at a glance.
 _SHORTEST_BAR, _LONGEST_BAR = 1.1, 4.0
-# A panel can't show more pixels than this; they would only cost time and memory, once a word.
-_LONGEST_SIDE = 512
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart.
 _TRAINING, _VALIDATION = "#0072B2", "#D55E00"
 
@@ -59,8 +55,8 @@ def plot_attention(image, words, attention, grid=None, columns=6):
     """
     words = _checked_words(words)
     check_positive_integer("columns", columns)
-    photograph = _photograph(image, "image")
-    maps = _attention_maps(attention, len(words), grid, "attention")
+    photograph = photograph(image, "image")
+    maps = attention_maps(attention, len(words), grid, "attention")
 
     columns = min(columns, len(words) + 1)
     cell = _Cell(photograph, words, width=1.7, text_size=11)
@@ -104,12 +100,12 @@ def plot_captions(images, captions, attention, references=None, grid=None):
     )
     ```
     """
-    captions = _checked_items("captions", captions)
-    images = _checked_items("images", images, len(captions))
-    attention = _checked_items("attention", attention, len(captions))
+    captions = checked_items("captions", captions)
+    images = checked_items("images", images, len(captions))
+    attention = checked_items("attention", attention, len(captions))
     if references is None:
         references = [[]] * len(captions)
-    references = _checked_items("references", references, len(captions))
+    references = checked_items("references", references, len(captions))
 
     samples = []
     for index, (caption, true_captions) in enumerate(zip(captions, references, strict=True)):
@@ -124,8 +120,8 @@ def plot_captions(images, captions, attention, references=None, grid=None):
                 f"Received: {true_captions!r} (type str) at index {index}."
             )
         words = caption.split()
-        photograph = _photograph(images[index], f"images[{index}]")
-        maps = _attention_maps(attention[index], len(words), grid, f"attention[{index}]")
+        photograph = photograph(images[index], f"images[{index}]")
+        maps = attention_maps(attention[index], len(words), grid, f"attention[{index}]")
         lines = [("true", true_caption) for true_caption in list(true_captions)[:1]]
         lines.append(("predicted", " ".join(words) or "(no words)"))
         samples.append((photograph, words, maps, lines))
@@ -314,95 +310,16 @@ def _text_height(text, size):
     return (text.count("\n") + 1) * 1.3 * size / 72 + 0.06
 
 
-def _photograph(image, name):
-    """Returns uint8 `(H, W, 3)` with at most `_LONGEST_SIDE` pixels a side."""
-    from PIL import Image
-
-    is_file = isinstance(image, str | os.PathLike | bytes)
-    picture = Image.fromarray(read_image(image) if is_file else _pixels(image, name))
-    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
-
-
-def _pixels(image, name):
-    image = _to_numpy(image)
-    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ValueError(
-            f"`{name}` must have the shape (H, W, 3) or be an image file. Received: shape {image.shape}, "
-            f"dtype {image.dtype}."
-        )
-    if image.dtype == np.uint8:
-        return image
-    integers = np.issubdtype(image.dtype, np.integer)
-    image = image.astype("float32")
-    # The hundredth of slack is what a bicubic resizing may overshoot by.
-    smallest, largest = image.min(), image.max()
-    top = 1.0 if largest <= 1.01 and not integers else 255.0
-    if not (smallest >= -0.01 * top and largest <= 1.01 * top):
-        raise ValueError(f"`{name}` must hold values in 0..1 or 0..255. Received: {smallest} to {largest}.")
-    return np.rint(np.clip(image / top, 0, 1) * 255).astype("uint8")
-
-
-def _attention_maps(attention, count, grid, name):
-    """Returns float `(count, rows, columns)`."""
-    weights = _to_numpy(attention)
-    if weights.ndim not in (2, 3) or 0 in weights.shape[1:]:
-        raise ValueError(f"`{name}` must have the shape (T, L) or (T, rows, columns). Received: shape {weights.shape}.")
-    if len(weights) < count:
-        raise ValueError(f"`{name}` must have a row for each of the {count} words. Received: shape {weights.shape}.")
-    # bfloat16 and float16 widen exactly.
-    weights = weights[:count].astype("float32")
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        worst = weights[~(np.isfinite(weights) & (weights >= 0))][0]
-        raise ValueError(f"`{name}` must be finite and not negative. Received: {worst}.")
-    return weights.reshape(count, *_checked_grid(grid, weights.shape[1:], name))
-
-
-def _checked_grid(grid, shape, name):
-    """Returns (rows, columns) for maps of the given shape: (L,) or already (rows, columns)."""
-    if grid is None:
-        side = math.isqrt(shape[0])
-        if len(shape) == 1 and side * side != shape[0]:
-            raise ValueError(
-                "`grid` must be given as (rows, columns) where the number of locations is no "
-                f"square. Received: grid=None, `{name}` with {shape[0]} locations."
-            )
-        return (side, side) if len(shape) == 1 else shape
-    integers = np.shape(grid) == (2,) and all(isinstance(side, int | np.integer) for side in grid)
-    if not integers or min(grid) < 1 or math.prod(grid) != math.prod(shape):
-        raise ValueError(
-            f"`grid` must be (rows, columns) whose product is the number of locations of `{name}`, "
-            f"{math.prod(shape)}. Received: grid={grid}."
-        )
-    if len(shape) == 2 and tuple(grid) != shape:
-        raise ValueError(f"`grid` must agree with `{name}`, whose grid is {shape}. Received: grid={grid}.")
-    return grid
-
-
 def _checked_words(words):
     if isinstance(words, str):
         words = words.split()
-    words = _checked_items("words", words)
+    words = checked_items("words", words)
     for index, word in enumerate(words):
         if not isinstance(word, str):
             raise ValueError(
                 f"`words` must be a list of str. Received: {word!r} (type {type(word).__name__}) at index {index}."
             )
     return words
-
-
-def _checked_items(name, value, count=None):
-    """Returns the items of a list, array or tensor; `count` is how many there must be."""
-    if keras.ops.is_tensor(value):
-        value = keras.ops.convert_to_numpy(value)
-    if isinstance(value, str | dict) or not np.iterable(value):
-        raise ValueError(f"`{name}` must be a list. Received: {name}={value!r} (type {type(value).__name__}).")
-    items = list(value)
-    if not items:
-        raise ValueError(f"`{name}` must not be empty. Received: {name}={value!r}.")
-    if count is not None and len(items) != count:
-        raise ValueError(f"`{name}` must have one item for each of the {count} captions. Received: {len(items)} items.")
-    return items
 
 
 def _checked_history(history):
@@ -421,7 +338,3 @@ def _checked_history(history):
             )
     names = sorted(history, key=lambda name: name.removeprefix("val_") != "loss")
     return {name: np.asarray(history[name], dtype="float64") for name in names}
-
-
-def _to_numpy(value):
-    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
