@@ -29,6 +29,9 @@ class AttentionCell(keras.layers.Layer):
 
     def __init__(self, cell, attention_units, **kwargs):
         super().__init__(**kwargs)
+        if getattr(cell, "dropout", 0) or getattr(cell, "recurrent_dropout", 0):
+            # `keras.layers.RNN` renews the masks of its own cell alone: this one's first mask would stay for ever.
+            raise ValueError(f"`cell` must be without dropout. Received: dropout={cell.dropout}.")
         self.cell = cell
         self.attention = BahdanauAttention(attention_units, dtype=self.dtype_policy, name="attention")
         self.own_states = len(cell.state_size) if isinstance(cell.state_size, list | tuple) else 1

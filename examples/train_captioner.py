@@ -120,6 +120,8 @@ def parse_arguments(arguments=None):
         for name, value in defaults.items():
             if getattr(options, name) is None:
                 setattr(options, name, value)
+    if options.self_critical_epochs and options.monitor != "val_cider_d":
+        parser.error("--self-critical-epochs needs --monitor val_cider_d: that training has no validation loss")
     if options.dataset == "coco-json" and not (options.annotations and options.images):
         parser.error("--dataset coco-json needs --annotations and --images")
     return options
@@ -178,20 +180,24 @@ def build_stores(sources, extractor, options):
 def add_mirrored(store, sources, extractor):
     """The store with a mirrored image beside each of its images."""
     examples = [example for example in sources.get("all") or sources["train"] if example["image_id"] in store]
-    mirrored = (
+    names = {example["image_id"]: f"mirrored-{example['image_id']}" for example in examples}
+    stored = FeatureStore.open(store.path)
+    new = (
         {
-            "image_id": f"mirrored-{example['image_id']}",
+            "image_id": names[example["image_id"]],
             "image": read_image(example["image"])[:, ::-1],
             "captions": [swap_sides(caption) for caption in example["captions"]],
         }
         for example in examples
+        if names[example["image_id"]] not in stored
     )
-    return FeatureStore.build(store.path, itertools.chain(examples, mirrored), extractor)
+    FeatureStore.build(store.path, itertools.chain(examples, new), extractor)
+    return FeatureStore.open(store.path).subset([*names, *names.values()])
 
 
 def swap_sides(caption):
     swapped = {"left": "right", "right": "left"}
-    return re.sub(r"\b(left|right)\b", lambda side: swapped[side[0]], caption)
+    return re.sub(r"\b(left|right)\b", lambda side: swapped[side[0].lower()], caption, flags=re.IGNORECASE)
 
 
 def build_captioner(options, extractor, tokenizer, longest, steps):

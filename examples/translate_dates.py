@@ -168,13 +168,13 @@ class Translator:
 
     def translate(self, texts, beam=1, max_length=64, batch_size=256):
         """The best `Translation` of each text; a beam of 1 is greedy decoding."""
-        translations = []
+        translations, vocabulary = [], self.source.vocabulary
         for start in range(0, len(texts), batch_size):
             source = self._encode(texts[start : start + batch_size])
             decoded = self._search(beam, max_length)(source)
             tokens, attention = ops.convert_to_numpy(decoded.tokens), ops.convert_to_numpy(decoded.attention)
             for row, written, weights in zip(source, tokens, attention, strict=True):
-                words = [self.source.vocabulary[i] for i in row[row != 0]], self.target.decode([written])[0].split()
+                words = [vocabulary[i] for i in row[row != 0]], self.target.decode([written])[0].split()
                 translations.append(Translation(*words, weights[: len(words[1]), : len(words[0])]))
         return translations
 
@@ -239,6 +239,8 @@ def parse_arguments(arguments=None):
     options = parser.parse_args(arguments)
     if options.model and not options.dates:
         parser.error("--model needs dates to translate")
+    if min(options.train_dates, options.validation_dates) < 1:
+        parser.error("--train-dates and --validation-dates must be at least 1")
     if options.train_dates + options.validation_dates > len(DATES):
         parser.error(f"--train-dates and --validation-dates must be at most {len(DATES)} together")
     return options

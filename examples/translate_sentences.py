@@ -74,7 +74,7 @@ def split(translations, share, seed):
     """Two parts, `{source: [targets]}`; the second has the share of the sources, at least one."""
     sources = sorted(translations)
     random.Random(seed).shuffle(sources)
-    held_out = max(1, round(share * len(sources)))
+    held_out = min(max(1, round(share * len(sources))), len(sources) - 1)
     return [{source: translations[source] for source in part} for part in (sources[held_out:], sources[:held_out])]
 
 
@@ -104,6 +104,10 @@ def parse_arguments(arguments=None):
         parser.error("--model needs sentences to translate")
     if options.output and len(options.texts) != 1:
         parser.error(f"--output needs one file of pairs. Received: {len(options.texts)}.")
+    if options.max_pairs is not None and options.max_pairs < 2:
+        parser.error(
+            f"--max-pairs must be at least 2: one to train on, one to validate on. Received: {options.max_pairs}."
+        )
     if not 0 < options.held_out < 1:
         parser.error(f"--held-out must be between 0 and 1. Received: {options.held_out}.")
     return options

@@ -12,7 +12,7 @@ from keras_showattend.generation import checked_decoding, generate_batches, gene
 from keras_showattend.input_checks import as_array, check_targets, check_tokens, check_x
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, doubly_stochastic_penalty, token_weights
 from keras_showattend.metrics import TokenWeightedMean
-from keras_showattend.ops import at_least_float32_dtype
+from keras_showattend.ops import at_least_float32_dtype, without_gradients
 from keras_showattend.scheduled_sampling import checked_probability, mix_predictions
 from keras_showattend.validation import check_not_negative, check_positive_integer
 
@@ -251,8 +251,9 @@ class Captioner(keras.Model):
         return [(trainable, non_trainable, optimizer, metrics)], ((x, tokens), targets, sample_weight)
 
     def _mixed_inputs(self, x, tokens):
-        # In a train step, before the one that records gradients.
-        logits = self((x, tokens), training=False)
+        # In a train step, before the part that records gradients.
+        with without_gradients():
+            logits = self((x, tokens), training=False)
         probability = self.scheduled_sampling
         if callable(probability):
             probability = probability(self.optimizer.iterations)
@@ -397,7 +398,7 @@ class Captioner(keras.Model):
         and a `README.md` that tells their inputs and outputs; these formats neither read image files nor search.
 
         Args:
-            filepath: Local path of the folder to write. An earlier export there is replaced, at once and whole.
+            filepath: Local path of the folder to write. An earlier export there is replaced, whole, by two renames.
             format: `"tf_saved_model"`, `"onnx"` (needs the extra `[onnx]`) or `"litert"`.
             verbose: Bool, whether to say when it is done; None is True, as in Keras.
             input_signature: Optional shape and dtype of `x`, a `keras.InputSpec` or `tf.TensorSpec`. Default: strings

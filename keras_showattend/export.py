@@ -15,6 +15,13 @@ from keras_showattend.validation import check_positive_integer
 
 # The ending of the two files of a format that holds single steps.
 _ENDINGS = {"onnx": "onnx", "litert": "tflite"}
+# Only a folder that has this file, and nothing that is not written here, is replaced.
+_MARK = "keras_showattend.export"
+_WRITTEN = {
+    _MARK,
+    *("saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra", "vocabulary.txt", "README.md"),
+    *(f"{part}.{ending}" for part in ("encoder", "step") for ending in _ENDINGS.values()),
+}
 
 _README = """# A captioner, exported as {format}
 
@@ -129,13 +136,21 @@ def _default_spec(captioner, files):
 @contextlib.contextmanager
 def _written_beside(path):
     """A new folder, which takes the place of `path` once all is written into it."""
-    marks = ("saved_model.pb", *(f"step.{ending}" for ending in _ENDINGS.values()))
-    if path.exists() and not any((path / mark).is_file() for mark in marks):
-        raise FileExistsError(f"`filepath` must be a new path, or an export to replace. Received: filepath={path}.")
+    if path.exists() and not (path / _MARK).is_file():
+        raise FileExistsError(
+            "`filepath` must be a new path, or an export to replace, which has a file "
+            f"{_MARK!r}. Received: filepath={path}."
+        )
+    strange = sorted({p.name for p in path.iterdir()} - _WRITTEN) if path.exists() else []
+    if strange:
+        raise FileExistsError(
+            f"`filepath` must hold nothing but an export, to be replaced. Received: filepath={path} with {strange}."
+        )
     beside, old = (path.with_name(f"{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     beside.mkdir(parents=True)
     try:
         yield beside
+        (beside / _MARK).touch()
         # A folder can't be renamed onto another that is not empty.
         if path.exists():
             path.rename(old)

@@ -285,12 +285,28 @@ class TestWriting:
     def test_an_earlier_export_is_replaced(self, tf, tmp_path):
         captioner, x = make(tokenizer=False), np.ones((2, L, D), "float32")
         captioner.export(tmp_path / "new folder" / "served", verbose=False)
-        (tmp_path / "new folder" / "served" / "left over").write_text("")
         captioner.export(tmp_path / "new folder" / "served", max_length=3, verbose=False)
         assert [path.name for path in (tmp_path / "new folder").iterdir()] == ["served"]
-        assert not (tmp_path / "new folder" / "served" / "left over").exists()
         served = tf.saved_model.load(str(tmp_path / "new folder" / "served"))
         assert served.serve(x)["tokens"].shape == (2, 3)
+
+    @pytest.mark.parametrize("theirs", ["thesis.tex", "saved_model.pb"])
+    def test_nothing_of_others_is_removed(self, tmp_path, theirs):
+        captioner, folder = make(tokenizer=False), tmp_path / "project"
+        folder.mkdir()
+        (folder / theirs).write_text("years of work")
+        for _ in range(2):
+            with pytest.raises(FileExistsError, match="`filepath` must be a new path, or an export"):
+                captioner.export(folder, verbose=False)
+        assert (folder / theirs).read_text() == "years of work"
+
+    def test_an_export_with_files_of_others_is_not_replaced(self, tmp_path):
+        captioner, folder = make(tokenizer=False), tmp_path / "served"
+        captioner.export(folder, verbose=False)
+        (folder / "notes.txt").write_text("mine")
+        with pytest.raises(FileExistsError, match=r"nothing but an export.*\['notes.txt'\]"):
+            captioner.export(folder, verbose=False)
+        assert (folder / "notes.txt").read_text() == "mine"
 
     def test_a_crash_leaves_what_was_there(self, tf, tmp_path, monkeypatch):
         captioner, x = make(tokenizer=False), np.ones((2, L, D), "float32")

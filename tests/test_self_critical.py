@@ -438,6 +438,22 @@ def test_the_captioners_own_optimizer_goes_on():
     assert int(captioner.optimizer.iterations) == 4
 
 
+def test_images_that_fill_up_a_batch_have_no_penalty():
+    # Three images in batches of two: the last batch is filled up. Nothing is rewarded, so the penalty is all there is.
+    captioner = make(attention_penalty=2.0)
+
+    def loss(batch_size):
+        trainer = SelfCriticalTrainer(captioner, sgd(0.0), samples=G, reward=lambda c, i: np.zeros((len(i), G)))
+        tokens = trainer._policy.sample(Store().features([30]), np.full((G, trainer.max_length), 0.3, "float32"))
+        x = Store().features([30] * batch_size)
+        filled = np.zeros((batch_size, *tokens.shape[1:]), tokens.dtype)
+        filled[:1] = tokens
+        return trainer._policy.learn(x, filled, np.zeros(filled.shape, "float32"))
+
+    assert loss(1) > 0.1
+    assert loss(4) == pytest.approx(loss(1), rel=1e-4)
+
+
 def test_regularisation_joins_the_loss():
     captioner, store = make(attention_penalty=2.0), Store()
     without = make()
@@ -501,8 +517,17 @@ def test_what_fit_refuses(arguments, message):
         (lambda c, i: None, "must return numbers"),
     ],
 )
-def test_rewards_that_can_not_be_learnt_from(reward, message):
-    captioner, trainer = shared(reward)
+@pytest.mark.parametrize("averages", [False, True])
+def test_rewards_that_can_not_be_learnt_from(reward, message, averages):
+    # An average of weights is zero before the first step: it must not take their place.
+    captioner, trainer = (
+        shared(reward)
+        if not averages
+        else (
+            captioner := make(),
+            SelfCriticalTrainer(captioner, keras.optimizers.SGD(0.1, use_ema=True), samples=G, reward=reward),
+        )
+    )
     before = captioner.get_weights()
     with pytest.raises(ValueError, match=message):
         trainer.fit(Store(), batch_size=2, shuffle=False, verbose=0)
@@ -512,7 +537,7 @@ def test_rewards_that_can_not_be_learnt_from(reward, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"references": {}}, "`references` must be of at least two images"),
+        ({"references": {}}, "`references` must be of at least two images.* Received: 0"),
         ({"references": 3}, "`references` must be a dict"),
         ({"cider_d": -1.0}, "`cider_d` must be a finite number >= 0"),
         ({"bleu4": "1"}, "`bleu4` must be a finite number >= 0"),

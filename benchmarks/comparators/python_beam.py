@@ -4,13 +4,12 @@ One image at a time, op by op: the captions of the image that have not ended are
 Python.
 """
 
-import contextlib
 from typing import NamedTuple
 
-import keras
 import numpy as np
 from keras import ops
 
+from keras_showattend.ops import without_gradients
 from keras_showattend.token_ids import END, START
 
 
@@ -37,7 +36,7 @@ def beam_caption(captioner, features, width, max_length):
     Returns:
         A list of ids, the end id kept, and the attention at each of them, `(ids, L)`.
     """
-    with _without_gradients():
+    with without_gradients():
         step, state = captioner.start_decoding(ops.convert_to_tensor(features[None]))
         captions = [_Caption([], 0.0, [], 0)]
         for _ in range(max_length):
@@ -68,12 +67,3 @@ def beam_caption(captioner, features, width, max_length):
 def _log_softmax(logits):
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def _without_gradients():
-    if keras.backend.backend() != "torch":
-        return contextlib.nullcontext()
-    import torch
-
-    # It would else keep at every step what a gradient needs.
-    return torch.no_grad()

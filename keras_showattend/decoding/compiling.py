@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_showattend.ops import without_gradients
+
 
 def compile_decoding(decode, variables):
     """`decode`, compiled, without gradients, and with the values that the variables have at each call.
@@ -30,6 +32,8 @@ def compile_decoding(decode, variables):
 
         return lambda *arrays: compiled([v.value for v in variables], *arrays)
 
-    import torch
+    def run(*arrays):
+        with without_gradients():
+            return decode(*map(ops.convert_to_tensor, arrays))
 
-    return torch.no_grad()(lambda *arrays: decode(*map(ops.convert_to_tensor, arrays)))
+    return run

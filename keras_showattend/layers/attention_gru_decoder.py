@@ -118,7 +118,9 @@ class AttentionGRUDecoder(keras.layers.Layer):
         self.dropout = check_fraction("dropout", dropout)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.recurrent_initializer = keras.initializers.get(recurrent_initializer)
-        self.context_gate = bool(context_gate)
+        if not isinstance(context_gate, bool):
+            raise ValueError(f"`context_gate` must be True or False. Received: context_gate={context_gate!r}.")
+        self.context_gate = context_gate
         if state_initializer not in ("zeros", "mean_feature"):
             raise ValueError(
                 '`state_initializer` must be "zeros" or "mean_feature". '

@@ -65,7 +65,7 @@ def check_rows(rule, batch, memory, received):
     """Raise a ValueError, saying `rule` and `received`, unless `batch` is a multiple of the rows of `memory`."""
     rows = memory["features"].shape[0]
     # A size that is not known before a graph runs is no int.
-    if isinstance(rows, int) and isinstance(batch, int) and batch % rows:
+    if isinstance(rows, int) and isinstance(batch, int) and (batch % rows if rows else batch):
         raise ValueError(f"{rule} of the {rows} rows of `memory`. Received: {received}.")
 
 

@@ -76,8 +76,11 @@ class Policy(keras.Model):
         Returns:
             The loss before the step, a float.
         """
-        starts = np.full_like(tokens[..., :1], START)
+        # A caption of padding alone fills up the batch. Without a start no penalty counts it either.
+        starts = np.where(tokens[..., :1] == PADDING, PADDING, START).astype(tokens.dtype)
         inputs = np.concatenate([starts, tokens[..., :-1]], axis=-1)
+        # Keras before 3.15 would go on with the mean of all steps so far.
+        self.reset_metrics()
         return self.train_on_batch((x, inputs), tokens, sample_weight=weights, return_dict=True)["loss"]
 
 

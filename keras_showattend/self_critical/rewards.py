@@ -59,7 +59,7 @@ class CaptionReward:
         if cider_d and len(references) < 2:
             raise ValueError(
                 "`references` must be of at least two images: with one, no n-gram is rarer than another and every "
-                "CIDEr-D is 0. Received: one image."
+                f"CIDEr-D is 0. Received: {len(references)}."
             )
         self._references = {
             image_id: [_joined(words, True) for words in reference_words("references", image_id, captions, tokenize)]

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_showattend.captioner import Captioner
 from keras_showattend.decoding import Greedy
@@ -63,7 +64,7 @@ class SelfCriticalTrainer:
     """
 
     def __init__(self, captioner, optimizer, samples=5, baseline="others", reward=None, max_length=None):
-        _check_captioner(captioner)
+        _check_captioner(captioner, optimizer)
         if baseline not in ("others", "greedy"):
             raise ValueError(f'`baseline` must be "others" or "greedy". Received: baseline={baseline!r}.')
         self.samples = check_positive_integer("samples", samples)
@@ -125,7 +126,9 @@ class SelfCriticalTrainer:
         check_positive_integer("epochs", epochs)
         check_count("initial_epoch", initial_epoch, least=0)
         seed = np.random.randint(2**31) if seed is None else check_count("seed", seed, least=0)
-        reward = self.reward or CaptionReward({image_id: store.captions(image_id) for image_id in image_ids})
+        reward = self.reward
+        if reward is None:
+            reward = CaptionReward({image_id: store.captions(image_id) for image_id in image_ids})
         starts = range(0, len(image_ids), size)
         model = self.model
         if not isinstance(callbacks, keras.callbacks.CallbackList):
@@ -141,6 +144,8 @@ class SelfCriticalTrainer:
         model.stop_training = False
         logs = {}
         callbacks.on_train_begin()
+        # Where `BackupAndRestore` found that training had got to.
+        initial_epoch = model._initial_epoch or initial_epoch
         try:
             for epoch in range(initial_epoch, epochs):
                 random = np.random.default_rng((seed, epoch))
@@ -159,8 +164,9 @@ class SelfCriticalTrainer:
                 if model.stop_training:
                     break
         finally:
-            # An optimizer that averages weights hands the averages over.
-            model.optimizer.finalize_variable_values(model.trainable_variables)
+            # An optimizer that averages weights hands the averages over; before its first step they are zeros.
+            if int(ops.convert_to_numpy(model.optimizer.iterations)):
+                model.optimizer.finalize_variable_values(model.trainable_variables)
         callbacks.on_train_end(logs)
         return model.history
 
@@ -212,7 +218,9 @@ class SelfCriticalTrainer:
         image_ids = list(store.image_ids)
         if not image_ids:
             raise ValueError("`store` must hold at least one image. Received: none.")
-        self.model.check_inference(store.features(image_ids[:1]))
+        x = store.features(image_ids[:1])
+        self.model.check_inference(x)
+        self.model._check_backbone_is_reached(x)
         return image_ids
 
 
@@ -241,6 +249,7 @@ def _of_the_same_layers(captioner, optimizer):
         max_length=captioner.max_length,
         attention_penalty=captioner.attention_penalty,
         attention_target=captioner.attention_target,
+        scheduled_sampling=captioner.scheduled_sampling,
         name=captioner.name,
         dtype=captioner.dtype_policy,
     )
@@ -252,12 +261,17 @@ def _of_the_same_layers(captioner, optimizer):
     return model
 
 
-def _check_captioner(captioner):
+def _check_captioner(captioner, optimizer):
     if not isinstance(captioner, Captioner) or not captioner.built:
         received = f"a {type(captioner).__name__}" + (", not built" if isinstance(captioner, Captioner) else "")
         raise ValueError(
             "`captioner` must be a Captioner that is built, by `fit` or a call, and best one that is trained. "
             f"Received: {received}."
+        )
+    if optimizer is None:
+        raise ValueError(
+            "`optimizer` must be an optimizer of Keras or its name; that of a captioner is None before `compile`. "
+            "Received: optimizer=None."
         )
     if captioner.tokenizer is None:
         raise ValueError(
