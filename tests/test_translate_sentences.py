@@ -75,7 +75,8 @@ def test_a_run_leaves_everything_and_its_model_translates(script, pairs, tmp_pat
     script.main([str(pairs), "--output", str(folder), *small])
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["held_out_sentences"] == 3
-    assert 0 <= metrics["bleu4"] <= metrics["bleu1"] <= 1
+    # Without a word in common both are next to nothing, in no order.
+    assert 0 <= metrics["bleu4"] <= metrics["bleu1"] + 1e-9 <= 1 + 1e-9
     assert min(Image.open(folder / "alignment.png").size) > 300
     lines = (folder / "translations.tsv").read_text(encoding="utf-8").splitlines()
     references = script.read_pairs(pairs)
