@@ -12,7 +12,7 @@ from keras_showattend.features import read_image
 LONGEST_SIDE = 512
 
 
-def photograph(image, name):
+def checked_photograph(image, name):
     """Returns uint8 `(H, W, 3)` with at most `LONGEST_SIDE` pixels a side."""
     from PIL import Image
 
@@ -41,7 +41,7 @@ def _pixels(image, name):
     return np.rint(np.clip(image / top, 0, 1) * 255).astype("uint8")
 
 
-def attention_maps(attention, count, grid, name):
+def checked_maps(attention, count, grid, name):
     """Returns float `(count, rows, columns)`."""
     weights = _to_numpy(attention)
     if weights.ndim not in (2, 3) or 0 in weights.shape[1:]:

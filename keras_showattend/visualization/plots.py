@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 
 from keras_showattend.validation import check_positive_integer
-from keras_showattend.visualization.arguments import attention_maps, checked_items, photograph
+from keras_showattend.visualization.arguments import checked_items, checked_maps, checked_photograph
 
 # Lengths are inches. Panels are placed by sums and not by matplotlib's layout engines, which take
 # seconds over a hundred panels; text is wrapped to the width of its panel, so nothing overlaps.
@@ -55,8 +55,8 @@ def plot_attention(image, words, attention, grid=None, columns=6):
     """
     words = _checked_words(words)
     check_positive_integer("columns", columns)
-    photograph = photograph(image, "image")
-    maps = attention_maps(attention, len(words), grid, "attention")
+    photograph = checked_photograph(image, "image")
+    maps = checked_maps(attention, len(words), grid, "attention")
 
     columns = min(columns, len(words) + 1)
     cell = _Cell(photograph, words, width=1.7, text_size=11)
@@ -120,8 +120,8 @@ def plot_captions(images, captions, attention, references=None, grid=None):
                 f"Received: {true_captions!r} (type str) at index {index}."
             )
         words = caption.split()
-        photograph = photograph(images[index], f"images[{index}]")
-        maps = attention_maps(attention[index], len(words), grid, f"attention[{index}]")
+        photograph = checked_photograph(images[index], f"images[{index}]")
+        maps = checked_maps(attention[index], len(words), grid, f"attention[{index}]")
         lines = [("true", true_caption) for true_caption in list(true_captions)[:1]]
         lines.append(("predicted", " ".join(words) or "(no words)"))
         samples.append((photograph, words, maps, lines))
