@@ -58,12 +58,11 @@ DEFAULTS = {
 DEFAULTS["coco"] = DEFAULTS["coco-json"]
 # What each data set's defaults give way to, where a flag does not say otherwise.
 RECIPES = {
-    "plain": {"dropout": None, "epochs": None, "learning_rate": None, "context_gate": False, "mirror": False,
-              "state_initializer": "zeros", "label_smoothing": 0.0, "scheduled_sampling": 0.0, "weight_decay": 0.0,
+    "plain": {"context_gate": False, "state_initializer": "zeros", "label_smoothing": 0.0, "weight_decay": 0.0,
               "ema": 0.0, "monitor": "val_loss", "self_critical_epochs": 0},
-    "best": {"dropout": 0.4, "epochs": 12, "learning_rate": 1e-3, "context_gate": True, "mirror": True,
-             "state_initializer": "mean_feature", "label_smoothing": 0.1, "scheduled_sampling": 0.25,
-             "weight_decay": 0.01, "ema": 0.995, "monitor": "val_cider_d", "self_critical_epochs": 10},
+    "best": {"context_gate": True, "state_initializer": "mean_feature", "label_smoothing": 0.1, "weight_decay": 0.01,
+             "ema": 0.99, "monitor": "val_cider_d", "self_critical_epochs": 10,
+             "dropout": 0.5, "epochs": 14, "batch_size": 64, "learning_rate": 2e-3},
 }  # fmt: skip
 SAMPLES = 6
 # Tokens; captions that score well are no longer, and a sample may run on to the end.
@@ -94,17 +93,19 @@ def parse_arguments(arguments=None):
     model.add_argument("--attention-units", type=int)
     model.add_argument("--dropout", type=float)
     model.add_argument("--attention-penalty", type=float, default=0.0, help="weight of the doubly stochastic penalty")
-    flag = argparse.BooleanOptionalAction
-    model.add_argument("--context-gate", action=flag, help="let the decoder weigh what it sees at each word")
+    gate = "let the decoder weigh what it sees at each word"
+    model.add_argument("--context-gate", action=argparse.BooleanOptionalAction, help=gate)
     model.add_argument("--state-initializer", choices=["zeros", "mean_feature"], help="what the decoder starts from")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=int)
     training.add_argument("--batch-size", type=int, help="images in a batch, each with all its captions")
     training.add_argument("--learning-rate", type=float)
     training.add_argument("--recipe", choices=RECIPES, default="plain", help="defaults of the flags without one")
-    training.add_argument("--mirror", action=flag, help="train on mirrored images too (photographs)")
+    training.add_argument("--mirror", action="store_true", help="train on mirrored images too")
     training.add_argument("--label-smoothing", type=float)
-    training.add_argument("--scheduled-sampling", type=float, help="share of own words read, reached in even steps")
+    training.add_argument(
+        "--scheduled-sampling", type=float, default=0.0, help="share of own words read, reached in even steps"
+    )
     training.add_argument("--weight-decay", type=float)
     training.add_argument("--ema", type=float, help="momentum of the weights' moving average, which is kept")
     training.add_argument("--monitor", choices=["val_loss", "val_cider_d"], help="what tells the best epoch")

@@ -1,0 +1,64 @@
+"""What `examples/train_captioner.py` decides by itself; its runs are the continuous integration's."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_showattend.features import FeatureExtractor, FeatureStore
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        yield importlib.import_module("train_captioner")
+
+
+@pytest.mark.parametrize(
+    ("caption", "mirrored"),
+    [
+        ("a dog left of a cat", "a dog right of a cat"),
+        ("Left, then RIGHT.", "right, then left."),
+        ("a bright, leftover light", "a bright, leftover light"),
+    ],
+)
+def test_sides_change_in_a_mirrored_caption(script, caption, mirrored):
+    assert script.swap_sides(caption) == mirrored
+
+
+def test_flags_win_over_the_recipe_and_the_recipe_over_the_data_set(script):
+    options = script.parse_arguments(["--output", "o", "--recipe", "best", "--epochs", "2", "--no-context-gate"])
+    assert (options.epochs, options.context_gate) == (2, False)
+    assert (options.dropout, options.monitor) == (0.5, "val_cider_d")  # the recipe's
+    assert options.backbone == "patches"  # the data set's
+
+
+def test_without_a_recipe_the_data_set_decides(script):
+    options = script.parse_arguments(["--output", "o"])
+    assert (options.epochs, options.dropout, options.self_critical_epochs) == (4, 0.0, 0)
+
+
+def test_what_tells_the_best_epoch_must_be_measured_in_both_trainings(script, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_arguments(["--output", "o", "--self-critical-epochs", "3"])
+    assert "--self-critical-epochs needs --monitor val_cider_d" in capsys.readouterr().err
+
+
+def test_mirrored_images_stand_behind_the_others_and_are_computed_once(script, tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8")
+    examples = [{"image_id": i, "image": image, "captions": [f"a dog left of {i}"]} for i, image in enumerate(images)]
+    extractor = FeatureExtractor("patches", weights=None, image_size=32)
+    store = FeatureStore.build(tmp_path / "train", examples, extractor, verbose=0).subset([0, 2])
+    both = script.add_mirrored(store, {"train": examples}, extractor)
+    assert both.image_ids == [0, 2, "mirrored-0", "mirrored-2"]
+    assert both.captions("mirrored-2") == ["a dog right of 2"]
+    np.testing.assert_array_equal(both.features([0, 2]), store.features([0, 2]))
+    mirrored = [{**example, "image": example["image"][:, ::-1]} for example in examples]
+    expected = FeatureStore.build(tmp_path / "mirrored", mirrored, extractor, verbose=0).features([0, 2])
+    np.testing.assert_array_equal(both.features(["mirrored-0", "mirrored-2"]), expected)
+    monkeypatch.setattr(script, "read_image", None)  # nothing is read again
+    assert script.add_mirrored(store, {"train": examples}, extractor).image_ids == both.image_ids
