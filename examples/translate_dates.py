@@ -221,21 +221,27 @@ def plot_alignments(translations):
     return figure
 
 
-def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dates", nargs="*", help="dates to translate, after the training or with --model")
+def add_translator_flags(parser, epochs, learning_rate, embed_dim, units):
+    """Where a translator is kept, and what `Translator` reads of the options; the numbers are defaults."""
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--output", type=Path, help="train, and leave everything in this folder")
     where.add_argument("--model", type=Path, help="the translator.keras of an earlier run, used instead of a new one")
+    training = parser.add_argument_group("model and training")
+    training.add_argument("--epochs", type=int, default=epochs)
+    training.add_argument("--batch-size", type=int, default=64)
+    training.add_argument("--learning-rate", type=float, default=learning_rate)
+    training.add_argument("--embed-dim", type=int, default=embed_dim)
+    training.add_argument("--units", type=int, default=units, help="of the decoder, and of both readers together")
+    training.add_argument("--beam", type=int, default=1, help="width of the beam search; 1 is greedy decoding")
+    training.add_argument("--seed", type=int, default=0)
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dates", nargs="*", help="dates to translate, after the training or with --model")
     parser.add_argument("--train-dates", type=int, default=16000)
     parser.add_argument("--validation-dates", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--embed-dim", type=int, default=32)
-    parser.add_argument("--units", type=int, default=128, help="width of the decoder, and of both readers together")
-    parser.add_argument("--beam", type=int, default=1, help="width of the beam search; 1 is greedy decoding")
-    parser.add_argument("--seed", type=int, default=0)
+    add_translator_flags(parser, epochs=2, learning_rate=4e-3, embed_dim=32, units=128)
     options = parser.parse_args(arguments)
     if options.model and not options.dates:
         parser.error("--model needs dates to translate")

@@ -23,7 +23,7 @@ import unicodedata
 from pathlib import Path
 
 import keras
-from translate_dates import Translator, plot_alignments
+from translate_dates import Translator, add_translator_flags, plot_alignments
 
 from keras_showattend.evaluation import bleu
 
@@ -81,9 +81,6 @@ def split(translations, share, seed):
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", nargs="*", help="the file of pairs; with --model, sentences to translate")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--output", type=Path, help="train, and leave everything in this folder")
-    where.add_argument("--model", type=Path, help="the translator.keras of an earlier run, used instead of a new one")
     data = parser.add_argument_group("data")
     data.add_argument("--max-pairs", type=int, help="only the first so many pairs of the file")
     data.add_argument("--max-words", type=int, default=20, help="longer sentences are left out")
@@ -91,14 +88,7 @@ def parse_arguments(arguments=None):
     data.add_argument("--held-out", type=float, default=0.05, help="the share of the source sentences to validate on")
     data.add_argument("--max-vocabulary", type=int, default=10000, help="of each language")
     data.add_argument("--min-count", type=int, default=1, help="rarer words are unknown")
-    training = parser.add_argument_group("model and training")
-    training.add_argument("--epochs", type=int, default=8)
-    training.add_argument("--batch-size", type=int, default=64)
-    training.add_argument("--learning-rate", type=float, default=2e-3)
-    training.add_argument("--embed-dim", type=int, default=128)
-    training.add_argument("--units", type=int, default=256)
-    training.add_argument("--beam", type=int, default=1, help="width of the beam search; 1 is greedy decoding")
-    training.add_argument("--seed", type=int, default=0)
+    add_translator_flags(parser, epochs=8, learning_rate=2e-3, embed_dim=128, units=256)
     options = parser.parse_args(arguments)
     if options.model and not options.texts:
         parser.error("--model needs sentences to translate")

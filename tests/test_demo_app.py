@@ -1,7 +1,6 @@
 """The demo: from the bytes that a visitor sends to captions or a sentence; then the app, where Gradio is installed."""
 
 import contextlib
-import importlib
 import io
 import struct
 import zlib
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from example_scripts import example_script
 from PIL import Image
 from test_visualization_browser import open_browser
 
@@ -16,14 +16,7 @@ from keras_showattend import Captioner, CaptionTokenizer
 from keras_showattend.features import FeatureExtractor
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-@pytest.fixture(scope="module")
-def demo():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        yield importlib.import_module("demo_app")
+demo = example_script("demo_app")
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """The example that measures a saved captioner."""
 
-import importlib
 import json
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from example_scripts import example_script
 from PIL import Image
 
 from keras_showattend import Captioner, CaptionTokenizer
@@ -15,15 +14,10 @@ from keras_showattend.evaluation import evaluate_captions, read_results
 from keras_showattend.features import FeatureExtractor
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 CAPTIONS = {3: ["A red picture.", "all red"], 8: ["A blue picture."], 5: ["something black"]}
 
 
-@pytest.fixture(scope="module")
-def script():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        yield importlib.import_module("evaluate_captioner")
+script = example_script("evaluate_captioner")
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from example_scripts import EXAMPLES, example_script
 from numerics import assert_close, numpy
 from reference import randomize
 
@@ -18,7 +18,6 @@ from keras_showattend.layers import AttentionGRUDecoder, BahdanauAttention, Feat
 
 BACKEND = keras.backend.backend()
 OTHERS = [name for name in ("tensorflow", "jax", "torch") if name != BACKEND and importlib.util.find_spec(name)]
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 WORDS = np.array([[3, 1, 4, 0, 0], [2, 5, 0, 0, 0], [7, 6, 5, 4, 3]], "int32")
 TOKENS = np.array([[2, 4, 5, 3], [2, 6, 3, 0], [2, 7, 4, 5]], "int32")
@@ -26,11 +25,7 @@ FRAMES = np.random.default_rng(0).normal(size=(3, 5, 6)).astype("float32") * (WO
 FEATURES = np.random.default_rng(1).normal(size=(3, 4, 5)).astype("float32")
 
 
-@pytest.fixture(scope="module")
-def cells():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        yield importlib.import_module("attention_cell")
+cells = example_script("attention_cell")
 
 
 def embedded_words():

@@ -1,21 +1,12 @@
 """What `examples/train_captioner.py` decides by itself; its runs are the continuous integration's."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
+from example_scripts import example_script
 
 from keras_showattend.features import FeatureExtractor, FeatureStore
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-@pytest.fixture(scope="module")
-def script():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        yield importlib.import_module("train_captioner")
+script = example_script("train_captioner")
 
 
 @pytest.mark.parametrize(

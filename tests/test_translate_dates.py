@@ -1,25 +1,19 @@
 """The example that reads dates: what it trains on is right, a run leaves what it says, its model can be used again."""
 
 import datetime
-import importlib
 import json
 import random
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from example_scripts import example_script
 from PIL import Image
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 TINY = ["--train-dates", "64", "--validation-dates", "9", "--epochs", "1", "--units", "8", "--embed-dim", "4"]
 
 
-@pytest.fixture(scope="module")
-def script():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        yield importlib.import_module("translate_dates")
+script = example_script("translate_dates")
 
 
 @pytest.fixture(scope="module")

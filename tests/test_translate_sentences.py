@@ -1,13 +1,11 @@
 """The example that translates sentences: words of many scripts, pairs held out by source, and a run on a small file."""
 
-import importlib
 import json
-from pathlib import Path
 
 import pytest
+from example_scripts import example_script
 from PIL import Image
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 LINES = [
     f"{who} {does}.\t{wer} {tut}.\tCC-BY 2.0"
     for who, wer in [("The cat", "Die Katze"), ("Tom", "Tom"), ("My mother", "Meine Mutter"), ("Nobody", "Niemand")]
@@ -15,11 +13,7 @@ LINES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def script():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        yield importlib.import_module("translate_sentences")
+script = example_script("translate_sentences")
 
 
 @pytest.fixture
