@@ -6,6 +6,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # float64 on JAX, for the gradient checks; Keras still makes float32 of everything by default.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
+# Tests compile much and compute little: unoptimised, XLA compiles in half of the time. XLA_FLAGS= has it optimise.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
 import keras
