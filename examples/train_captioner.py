@@ -29,6 +29,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import os
 import re
 import time
@@ -59,10 +60,12 @@ DEFAULTS["coco"] = DEFAULTS["coco-json"]
 # What each data set's defaults give way to, where a flag does not say otherwise.
 RECIPES = {
     "plain": {"context_gate": False, "state_initializer": "zeros", "label_smoothing": 0.0, "weight_decay": 0.0,
-              "ema": 0.0, "monitor": "val_loss", "self_critical_epochs": 0},
+              "ema": 0.0, "monitor": "val_loss", "self_critical_epochs": 0, "self_critical_dropout": False,
+              "patience": 3},
     "best": {"context_gate": True, "state_initializer": "mean_feature", "label_smoothing": 0.1, "weight_decay": 0.01,
-             "ema": 0.99, "monitor": "val_cider_d", "self_critical_epochs": 10,
-             "dropout": 0.5, "epochs": 14, "batch_size": 64, "learning_rate": 2e-3},
+             "ema": 0.99, "monitor": "val_cider_d", "self_critical_epochs": 12,
+             "self_critical_dropout": True, "patience": 12, "dropout": 0.5, "epochs": 10, "batch_size": 16,
+             "learning_rate": 1e-3},
 }  # fmt: skip
 SAMPLES = 6
 # Tokens; captions that score well are no longer, and a sample may run on to the end.
@@ -109,9 +112,12 @@ def parse_arguments(arguments=None):
     training.add_argument("--weight-decay", type=float)
     training.add_argument("--ema", type=float, help="momentum of the weights' moving average, which is kept")
     training.add_argument("--monitor", choices=["val_loss", "val_cider_d"], help="what tells the best epoch")
-    training.add_argument("--patience", type=int, default=3, help="epochs without a better one")
+    training.add_argument("--patience", type=int, help="epochs without a better one")
     training.add_argument("--self-critical-epochs", type=int, help="with CIDEr-D as the reward, after the others")
     training.add_argument("--self-critical-learning-rate", type=float, default=1e-4)
+    training.add_argument("--self-critical-batch-size", type=int, default=64, help="images")
+    dropout = "dropout in the gradient of self-critical training too"
+    training.add_argument("--self-critical-dropout", action=argparse.BooleanOptionalAction, help=dropout)
     training.add_argument("--samples", type=int, default=5, help="captions an image that are drawn and rewarded")
     training.add_argument("--beam", type=int, default=5, help="width of the search that writes the final captions")
     training.add_argument("--mixed-precision", choices=["mixed_bfloat16", "mixed_float16"])
@@ -235,23 +241,31 @@ def train(captioner, train_batches, validation_batches, callbacks, steps, option
             schedule,
             clipnorm=5.0,
             weight_decay=options.weight_decay or None,
-            use_ema=options.ema > 0,
-            ema_momentum=options.ema,
+            **averaging(options),
         ),
         loss=MaskedSparseCategoricalCrossentropy(label_smoothing=options.label_smoothing),
         weighted_metrics=[MaskedAccuracy(name="accuracy"), Perplexity()],
         # Batches have few lengths, so XLA compiles a few times and gains at every step; torch would need a C compiler.
         jit_compile=keras.backend.backend() != "torch",
     )
-    averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if options.ema else []
     return captioner.fit(
         train_batches,
         validation_data=validation_batches,
         epochs=options.epochs,
-        callbacks=[*averaged, *callbacks],
+        callbacks=seeing_averages(callbacks, options),
         # The batches are shuffled already.
         shuffle=False,
     )
+
+
+def averaging(options):
+    """What makes an optimizer keep a moving average of the weights."""
+    return {"use_ema": options.ema > 0, "ema_momentum": options.ema}
+
+
+def seeing_averages(callbacks, options):
+    """The callbacks, seeing the averaged weights; the one that shows them belongs to one training alone."""
+    return [keras.callbacks.SwapEMAWeights(swap_on_epoch=True), *callbacks] if options.ema else callbacks
 
 
 def watch(store, options):
@@ -266,13 +280,21 @@ def watch(store, options):
 
 def train_self_critically(captioner, store, callbacks, options):
     """What teacher forcing can't teach: whole captions of its own, drawn and rewarded by CIDEr-D."""
-    optimizer = keras.optimizers.Adam(options.self_critical_learning_rate, clipnorm=5.0)
-    trainer = SelfCriticalTrainer(captioner, optimizer, samples=options.samples, max_length=LONGEST_SAMPLE)
+    steps = options.self_critical_epochs * math.ceil(len(store) / options.self_critical_batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(options.self_critical_learning_rate, steps, alpha=0.05)
+    optimizer = keras.optimizers.Adam(schedule, clipnorm=5.0, **averaging(options))
+    trainer = SelfCriticalTrainer(
+        captioner,
+        optimizer,
+        samples=options.samples,
+        max_length=LONGEST_SAMPLE,
+        dropout=options.self_critical_dropout,
+    )
     return trainer.fit(
         store,
         epochs=options.self_critical_epochs,
-        batch_size=options.batch_size,
-        callbacks=callbacks,
+        batch_size=options.self_critical_batch_size,
+        callbacks=seeing_averages(callbacks, options),
         seed=options.seed,
     )
 

@@ -1,11 +1,11 @@
 """The loss of a caption: cross-entropy per real token."""
 
 import keras
-from keras import ops
+from keras import backend, ops
 
-from keras_showattend.ops import at_least_float32, masked_mean
+from keras_showattend.ops import at_least_float32, masked_mean, softmax_crossentropy
 from keras_showattend.token_ids import END, PADDING
-from keras_showattend.validation import check_fraction
+from keras_showattend.validation import check_fraction, shapes_agree
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -32,7 +32,8 @@ class MaskedSparseCategoricalCrossentropy(keras.losses.Loss):
         A scalar; 0 where nothing counts.
 
     Raises:
-        ValueError: If `label_smoothing` is not in [0, 1), or `sample_weight` has more axes than `y_true`.
+        ValueError: If `label_smoothing` is not in [0, 1), `y_pred` does not fit `y_true` or holds no floats, or
+            `sample_weight` does not fit `y_true`.
 
     Example:
     >>> import keras_showattend, numpy as np
@@ -69,14 +70,48 @@ class MaskedSparseCategoricalCrossentropy(keras.losses.Loss):
 
 
 def token_crossentropy(tokens, logits, label_smoothing=0.0):
-    """Cross-entropy of every position, padding too, float32 at least: `(..., T)` of `(..., T, V)` logits."""
+    """Cross-entropy of every position, padding too.
+
+        loss_t = -sum_v q_tv log p_tv,   q_t = (1 - e) onehot(y_t) + e / V,   p_t = softmax(logits_t)
+
+    Args:
+        tokens: Int, `(..., T)`, the ids y from 0 to V - 1.
+        logits: Float, `(..., T, V)`.
+        label_smoothing: Float e in [0, 1).
+
+    Returns:
+        `(..., T)`, in nats, float32 at least.
+
+    Raises:
+        ValueError: If the logits do not fit the tokens, or are no floats.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_showattend.losses import token_crossentropy
+    >>> loss = token_crossentropy(np.array([[1, 0]]), np.zeros((1, 2, 4)))  # log 4, for padding too
+    >>> [round(float(value), 4) for value in loss[0]]
+    [1.3863, 1.3863]
+    """
+    check_predictions(tokens, logits)
     tokens = ops.cast(tokens, "int32")
     logits = at_least_float32(logits)
-    loss = ops.sparse_categorical_crossentropy(tokens, logits, from_logits=True)
-    if label_smoothing:
-        uniform = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
-        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
-    return loss
+    # TensorFlow and torch have fast code of their own for the plain loss.
+    if label_smoothing or backend.backend() == "jax":
+        return softmax_crossentropy(logits, tokens, label_smoothing)
+    return ops.sparse_categorical_crossentropy(tokens, logits, from_logits=True)
+
+
+def check_predictions(y_true, y_pred):
+    """Raise a ValueError unless `y_pred`, floats `(..., T, V)`, fits the tokens `y_true`, `(..., T)`."""
+    y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+    shape, predicted = tuple(y_true.shape), tuple(y_pred.shape)
+    if len(predicted) != len(shape) + 1 or not shapes_agree(shape, predicted):
+        raise ValueError(
+            "`y_pred` must have the shape of `y_true` and one axis more, that of the vocabulary. Received: "
+            f"y_pred.shape={predicted}, y_true.shape={shape}."
+        )
+    if not backend.is_float_dtype(y_pred.dtype):
+        raise ValueError(f"`y_pred` must be floats. Received: y_pred.dtype={backend.standardize_dtype(y_pred.dtype)}.")
 
 
 def token_weights(tokens, sample_weight=None):
@@ -90,7 +125,14 @@ def token_weights(tokens, sample_weight=None):
         Float32, the shape of `tokens`.
 
     Raises:
-        ValueError: If `sample_weight` has more axes than `tokens`.
+        ValueError: If `sample_weight` has more axes than `tokens`, or other sizes.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras_showattend.losses import token_weights
+    >>> weights = token_weights(np.array([[4, 3, 0], [5, 6, 3]]), sample_weight=np.array([1.0, 0.5]))
+    >>> keras.ops.convert_to_numpy(weights).tolist()
+    [[1.0, 1.0, 0.0], [0.5, 0.5, 0.5]]
     """
     tokens = ops.convert_to_tensor(tokens)
     weights = ops.cast(tokens != PADDING, "float32")
@@ -101,6 +143,12 @@ def token_weights(tokens, sample_weight=None):
     if missing < 0:
         raise ValueError(
             "`sample_weight` must have no more axes than the tokens. Received: "
+            f"sample_weight.shape={tuple(sample_weight.shape)}, tokens.shape={tuple(tokens.shape)}."
+        )
+    pairs = zip(sample_weight.shape, tokens.shape, strict=False)
+    if any(given not in (1, size) and None not in (given, size) for given, size in pairs):
+        raise ValueError(
+            "`sample_weight` must have the sizes of the leading axes of the tokens. Received: "
             f"sample_weight.shape={tuple(sample_weight.shape)}, tokens.shape={tuple(tokens.shape)}."
         )
     return weights * ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * missing))
@@ -118,6 +166,14 @@ def doubly_stochastic_penalty(tokens, attention, target=1.0):
 
     Returns:
         A scalar, float32 at least.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_showattend.losses import doubly_stochastic_penalty
+    >>> tokens = np.array([[2, 4, 5, 3]])  # the end, 3, predicts nothing
+    >>> weights = np.array([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+    >>> float(doubly_stochastic_penalty(tokens, weights))  # (1 - 3)^2 + (1 - 0)^2
+    5.0
 
     Reference: Xu et al. 2015, arXiv 1502.03044, equation 14, whose target is 1.
     """

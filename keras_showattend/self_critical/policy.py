@@ -19,20 +19,23 @@ class Policy(keras.Model):
     `train_on_batch` is Keras's own, so that optimizers, loss scaling and compilers work as in `fit`; its loss is
 
         loss = -sum_t w_t log p(token_t)
-    of the distribution that `sample` draws from: without dropout, among the tokens that are not banned.
+    of the distribution that `sample` draws from, among the tokens that are not banned: without dropout, unless that is
+    asked for in what is differentiated.
 
     Args:
         captioner: Compiled `Captioner`, whose optimizer it shares.
         banned: Tuple of ids that are never drawn.
         samples: Positive int G, captions an image.
         max_length: Positive int T, the most tokens of a caption, the end id included.
+        dropout: Bool, whether the gradient is that of the captioner with its dropout.
     """
 
-    def __init__(self, captioner, banned, samples, max_length):
+    def __init__(self, captioner, banned, samples, max_length, dropout):
         super().__init__(dtype=captioner.dtype_policy)
         self.captioner = captioner
         self.samples = samples
         self.max_length = max_length
+        self._dropout = dropout
         self._allowed = np.isin(np.arange(captioner.decoder.vocab_size), banned, invert=True)
         dtype = at_least_float32_dtype(captioner.decoder.compute_dtype)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum", dtype=dtype)
@@ -41,9 +44,8 @@ class Policy(keras.Model):
         variables = [*captioner.trainable_variables, *captioner.non_trainable_variables]
         self._compiled_sampling = compile_decoding(self._decode, variables)
 
-    def call(self, inputs):
-        # Captions are drawn without dropout, so that is the distribution whose gradient is wanted.
-        logits = self.captioner(inputs, training=False)
+    def call(self, inputs, training=None):
+        logits = self.captioner(inputs, training=bool(training) and self._dropout)
         return ops.where(ops.convert_to_tensor(self._allowed), logits, _NEVER)
 
     def sample(self, x, numbers):

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_showattend.captioner import Captioner
+from keras_showattend.captioner_inputs import check_backbone_is_reached
 from keras_showattend.decoding import Greedy
 from keras_showattend.decoding.options import check_count
 from keras_showattend.self_critical.policy import Policy, advantages_over_others, spread_over_tokens
@@ -23,8 +24,8 @@ class SelfCriticalTrainer:
     score well, which is what they are judged by.
 
     Captions are drawn from the model's distribution without dropout, temperature 1, padding, unknown and start left
-    out; and that same distribution is differentiated. (Public implementations mostly draw with dropout, and
-    differentiate with it.) All captions of an image share its features, in both directions.
+    out; and that same distribution is differentiated, unless `dropout` is set. (Public implementations mostly draw with
+    dropout, and differentiate with it.) All captions of an image share its features, in both directions.
 
     The step is compiled as the captioner's own: with the `jit_compile` of its `compile`. The captioner gets the new
     weights and nothing else; its optimizer, loss and metrics stay as they are. With `attention_penalty` or weight
@@ -43,6 +44,9 @@ class SelfCriticalTrainer:
             cut off at `max_length`. With `baseline="greedy"` it is called for these too, with G = 1. None takes
             `CaptionReward` of the captions that `fit` gets; `CaptionReward(references, bleu4=1.0)` mixes.
         max_length: Positive int T, the most tokens of a sample, the end id included; None takes the captioner's.
+        dropout: Bool, whether the captioner's dropout acts where the distribution is differentiated. The gradient is
+            then that of the captions drawn under a thinned network, which is not quite the one that drew them; with few
+            images it is what keeps the reward of other images rising.
 
     Attributes:
         model: What callbacks get for their model: a `Captioner` made of the captioner's own layers, so of the same
@@ -55,15 +59,15 @@ class SelfCriticalTrainer:
     ```python
     metrics = keras_showattend.callbacks.CaptionMetrics(store)
     best = keras.callbacks.ModelCheckpoint("best.keras", "val_cider_d", mode="max", save_best_only=True)
-    # trainer = keras_showattend.self_critical.SelfCriticalTrainer(captioner, keras.optimizers.Adam(5e-5))
-    # trainer.fit(store, batch_size=16, epochs=5, callbacks=[metrics, best])
+    trainer = keras_showattend.self_critical.SelfCriticalTrainer(captioner, keras.optimizers.Adam(5e-5))
+    trainer.fit(store, batch_size=2, epochs=2, callbacks=[metrics, best])
     ```
 
     References: Rennie et al. 2017, arXiv 1612.00563, whose loss sums over the tokens of one sample;
     Luo 2020, arXiv 2003.09971, for the baseline of the others; the estimator is REINFORCE (Williams 1992).
     """
 
-    def __init__(self, captioner, optimizer, samples=5, baseline="others", reward=None, max_length=None):
+    def __init__(self, captioner, optimizer, samples=5, baseline="others", reward=None, max_length=None, dropout=False):
         _check_captioner(captioner, optimizer)
         if baseline not in ("others", "greedy"):
             raise ValueError(f'`baseline` must be "others" or "greedy". Received: baseline={baseline!r}.')
@@ -72,6 +76,8 @@ class SelfCriticalTrainer:
             raise ValueError(f'`samples` must be at least 2 with baseline="others". Received: samples={samples}.')
         if reward is not None and not callable(reward):
             raise ValueError(f"`reward` must be a function or None. Received: reward={reward!r:.100}.")
+        if not isinstance(dropout, bool):
+            raise ValueError(f"`dropout` must be True or False. Received: dropout={dropout!r}.")
         self.baseline = baseline
         self.reward = reward
         self.max_length = check_positive_integer(
@@ -82,7 +88,7 @@ class SelfCriticalTrainer:
         banned = (PADDING, UNKNOWN, START, *wordless)
         self._greedy = Greedy(banned=banned)
         self.model = _of_the_same_layers(captioner, optimizer)
-        self._policy = Policy(self.model, banned, self.samples, self.max_length)
+        self._policy = Policy(self.model, banned, self.samples, self.max_length, dropout)
 
     def fit(
         self,
@@ -220,7 +226,7 @@ class SelfCriticalTrainer:
             raise ValueError("`store` must hold at least one image. Received: none.")
         x = store.features(image_ids[:1])
         self.model.check_inference(x)
-        self.model._check_backbone_is_reached(x)
+        check_backbone_is_reached(self.model, x)
         return image_ids
 
 
