@@ -70,6 +70,9 @@ class AttentiveRNN(keras.layers.Layer):
 
     Returns:
         The outputs of the cell, `(B, T, U)`.
+
+    Raises:
+        ValueError: If an argument has a wrong rank, or `memory_mask` does not fit `memory`.
     """
 
     def __init__(self, cell, attention_units, **kwargs):
@@ -87,6 +90,14 @@ class AttentiveRNN(keras.layers.Layer):
         self.rnn.build(sequence_shape)
 
     def call(self, sequence, memory, sequence_mask=None, memory_mask=None, training=None):
+        for name, x, rank in (("sequence", sequence, 3), ("memory", memory, 3), ("sequence_mask", sequence_mask, 2)):
+            if x is not None and len(x.shape) != rank:
+                raise ValueError(f"`{name}` must have rank {rank}. Received: {name}.shape={tuple(x.shape)}.")
+        if memory_mask is not None and tuple(memory_mask.shape) != tuple(memory.shape[:2]):
+            raise ValueError(
+                "`memory_mask` must have the shape (B, L) of `memory`. Received: "
+                f"memory_mask.shape={tuple(memory_mask.shape)}, memory.shape={tuple(memory.shape)}."
+            )
         cell = self.rnn.cell
         start = cell.cell.get_initial_state(ops.shape(sequence)[0])
         if memory_mask is None:

@@ -8,9 +8,9 @@ import warnings
 import keras
 import numpy as np
 
+from keras_showattend.captioner_inputs import as_array
 from keras_showattend.evaluation import METRICS, CiderD, evaluate_captions
 from keras_showattend.generation import checked_decoding
-from keras_showattend.input_checks import as_array
 from keras_showattend.validation import check_positive_integer
 from keras_showattend.visualization import plot_captions
 

@@ -1,20 +1,29 @@
 """The whole captioner: features in, words and the places looked at out."""
 
-import inspect
+import functools
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_showattend.captioner_inputs import (
+    as_array,
+    check_backbone_is_reached,
+    check_x,
+    checked_arrays,
+    checked_grid,
+    refuse_class_weight,
+    teacher_forcing,
+)
 from keras_showattend.decoding import greedy_search
 from keras_showattend.export import export_captioner
-from keras_showattend.generation import checked_decoding, generate_batches, generate_together
-from keras_showattend.input_checks import as_array, check_targets, check_tokens, check_x
+from keras_showattend.generation import caption_images, generate_together
+from keras_showattend.jax_state import with_state_of_jax
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, doubly_stochastic_penalty, token_weights
 from keras_showattend.metrics import TokenWeightedMean
-from keras_showattend.ops import at_least_float32_dtype, without_gradients
-from keras_showattend.scheduled_sampling import checked_probability, mix_predictions
+from keras_showattend.ops import at_least_float32_dtype
+from keras_showattend.scheduled_sampling import checked_probability, sample_inputs
 from keras_showattend.validation import check_not_negative, check_positive_integer
+from keras_showattend.version import __version__, naming_a_newer_version
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -26,7 +35,10 @@ class Captioner(keras.Model):
 
     Args:
         encoder: Layer, features `(N, L, D)` to `(N, L, E)`, such as `FeatureEncoder`.
-        decoder: Layer with the methods of `AttentionGRUDecoder`.
+        decoder: Layer, tokens and what the encoder returns to logits, such as `AttentionGRUDecoder`. One of your own
+            has its `vocab_size`, `prepare(features)`, `initial_state(batch_size, memory)` and
+            `step(token, state, memory)`, which may leave the attention out; memory and state are nests of tensors.
+            With `attention_penalty`, a call takes `return_attention_scores=True`.
         tokenizer: Optional `CaptionTokenizer`; then `generate` returns texts too.
         feature_extractor: Optional `FeatureExtractor`; then images may stand where features do. Its backbone is
             frozen; `captioner.feature_extractor.trainable = True` before `compile` trains it with the rest, from
@@ -56,6 +68,10 @@ class Captioner(keras.Model):
     included: `(N, T)`, or `(N, G, T)` for G captions an image, 0 where there is no token. The inputs `y[..., :-1]`
     and targets `y[..., 1:]` are made here. `sample_weight` is one number a caption, `(N,)` or `(N, G)`. The loss, by
     default `MaskedSparseCategoricalCrossentropy`, is a mean over real tokens, over a batch and over an epoch.
+
+    `quantize("int8")` makes integers of the kernels of the encoder's projection, the embeddings and the output layers,
+    not of those of attention and GRU; `enable_lora` is for the same layers. A captioner is saved before it is
+    quantized, not after: a file does not tell its parts of what they are made to be.
 
     Raises:
         ValueError: For arguments, features, images or tokens that do not fit, naming the argument and the rule.
@@ -102,7 +118,7 @@ class Captioner(keras.Model):
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.feature_extractor = feature_extractor
-        self.grid = _checked_grid(grid, feature_extractor)
+        self.grid = checked_grid(grid, feature_extractor)
         self.max_length = check_positive_integer("max_length", max_length)
         self.attention_penalty = check_not_negative("attention_penalty", attention_penalty)
         self.attention_target = attention_target
@@ -114,7 +130,7 @@ class Captioner(keras.Model):
 
     def build(self, input_shape):
         x_shape, tokens_shape = (tuple(shape) for shape in input_shape)
-        if self._takes_images(x_shape):
+        if self.takes_images(x_shape):
             if not self.feature_extractor.built:
                 self.feature_extractor.build(x_shape)
             x_shape = self.feature_extractor.compute_output_shape(x_shape)
@@ -139,11 +155,27 @@ class Captioner(keras.Model):
         self.add_loss(self.attention_penalty * penalty)
         return logits
 
-    def _takes_images(self, shape):
+    def compute_output_shape(self, input_shape):
+        _, tokens_shape = input_shape
+        return (*tokens_shape, self.decoder.vocab_size)
+
+    def compute_output_spec(self, inputs, training=None):
+        # By a trace of `call`: the layer's own way would take the compute dtype for that of the logits.
+        return keras.Operation.compute_output_spec(self, inputs, training=training)
+
+    def takes_images(self, shape):
+        """Whether an `x` of this shape is images for the feature extractor, and not features.
+
+        Args:
+            shape: Tuple, the shape of `x`.
+
+        Returns:
+            Bool.
+        """
         return len(shape) == 4 and self.feature_extractor is not None
 
     def _encode(self, x, training=None):
-        if self._takes_images(x.shape):
+        if self.takes_images(x.shape):
             x = self.feature_extractor(x)
         return self.encoder(x, training=training)
 
@@ -177,20 +209,20 @@ class Captioner(keras.Model):
     def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`: x is features or images, y the token ids, or x a data set of such pairs."""
         # Keras takes it by position too, as the tenth argument.
-        _refuse_class_weight(args[7] if len(args) > 7 else kwargs.get("class_weight"))
-        x, y, kwargs = self._checked_arrays("train_function", x, y, **kwargs)
+        refuse_class_weight(args[7] if len(args) > 7 else kwargs.get("class_weight"))
+        x, y, kwargs = self._checked_arguments("train_function", x, y, **kwargs)
         if isinstance(kwargs.get("validation_data"), list | tuple):
             kwargs["validation_data"] = self._checked_batch("test_function", *kwargs["validation_data"])
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`, with the x and y of `fit`."""
-        x, y, kwargs = self._checked_arrays("test_function", x, y, **kwargs)
+        x, y, kwargs = self._checked_arguments("test_function", x, y, **kwargs)
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.train_on_batch`, with the x and y of `fit`."""
-        _refuse_class_weight(kwargs.get("class_weight"))
+        refuse_class_weight(kwargs.get("class_weight"))
         x, y, sample_weight = self._checked_batch("train_function", x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
@@ -202,16 +234,18 @@ class Captioner(keras.Model):
     def train_step(self, *args):
         """One step of teacher forcing, with predictions where words are sampled; JAX passes its state first."""
         *state, data = args
-        data = self._teacher_forcing(data)
-        self._check_backbone_is_reached(data[0][0])
+        (x, tokens), targets, sample_weight = teacher_forcing(self, data)
+        check_backbone_is_reached(self, x)
         if self.scheduled_sampling:
-            state, data = self._with_predictions(state, data)
-        return super().train_step(*state, data)
+            seed, probability = self._sampling_seed, self.scheduled_sampling
+            mix = functools.partial(sample_inputs, self, x, tokens, probability, seed)
+            tokens, state = with_state_of_jax(self, state, mix)
+        return super().train_step(*state, ((x, tokens), targets, sample_weight))
 
     def test_step(self, *args):
         """One step of evaluation by teacher forcing."""
         *state, data = args
-        return super().test_step(*state, self._teacher_forcing(data))
+        return super().test_step(*state, teacher_forcing(self, data))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """As in `keras.Model`; the loss of the batch counts by its real tokens."""
@@ -226,40 +260,9 @@ class Captioner(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data_batch)
         # For several devices TensorFlow gives the mean of their batches, in which ids are no integers any more.
         y = y if y is None else ops.cast(y, "int32")
-        return super()._symbolic_build(data_batch=self._teacher_forcing((x, y, sample_weight)))
+        return super()._symbolic_build(data_batch=teacher_forcing(self, (x, y, sample_weight)))
 
-    def _teacher_forcing(self, data):
-        """(x, y) to ((x, y without its last token), y without its first)."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_x(x)
-        check_targets(y, sample_weight)
-        inputs, targets = y[..., :-1], y[..., 1:]
-        return (x, inputs), targets, sample_weight
-
-    def _with_predictions(self, state, data):
-        """The batch as it is trained on under scheduled sampling, and the state after the random numbers for it."""
-        (x, tokens), targets, sample_weight = data
-        if not state:
-            return state, ((x, self._mixed_inputs(x, tokens)), targets, sample_weight)
-        trainable, non_trainable, optimizer, metrics = state[0]
-        groups = (self.trainable_variables, self.non_trainable_variables, self.optimizer.variables)
-        values = (trainable, non_trainable, optimizer)
-        pairs = [pair for group in zip(groups, values, strict=True) for pair in zip(*group, strict=True)]
-        with keras.StatelessScope(pairs) as scope:
-            tokens = self._mixed_inputs(x, tokens)
-        non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
-        return [(trainable, non_trainable, optimizer, metrics)], ((x, tokens), targets, sample_weight)
-
-    def _mixed_inputs(self, x, tokens):
-        # In a train step, before the part that records gradients.
-        with without_gradients():
-            logits = self((x, tokens), training=False)
-        probability = self.scheduled_sampling
-        if callable(probability):
-            probability = probability(self.optimizer.iterations)
-        return mix_predictions(tokens, logits, probability, self._sampling_seed)
-
-    def _checked_arrays(self, step, x, y, **kwargs):
+    def _checked_arguments(self, step, x, y, **kwargs):
         x, y, sample_weight = self._checked_batch(step, x, y, kwargs.get("sample_weight"))
         return x, y, kwargs if sample_weight is None else {**kwargs, "sample_weight": sample_weight}
 
@@ -267,13 +270,9 @@ class Captioner(keras.Model):
         """The arguments, lists made arrays; data sets pass, as their batches are checked by their shapes."""
         if y is None:
             return x, y, sample_weight
-        x, y = as_array("x", x), as_array("y", y)
-        sample_weight = None if sample_weight is None else as_array("sample_weight", sample_weight)
-        self._check_x(x)
-        check_targets(y, sample_weight)
-        check_tokens(x, y, self.decoder.vocab_size)
+        x, y, sample_weight = checked_arrays(self, x, y, sample_weight)
         if step == "train_function":
-            self._check_backbone_is_reached(x)
+            check_backbone_is_reached(self, x)
         self._forget_other_ranks(step, x, y)
         return x, y, sample_weight
 
@@ -284,33 +283,28 @@ class Captioner(keras.Model):
             self._traced_ranks[step] = ranks
             setattr(self, step, None)
 
-    def _check_x(self, x):
-        check_x(x, self.feature_extractor is not None, self._feature_width())
-
-    def _check_backbone_is_reached(self, x):
-        extractor = self.feature_extractor
-        if extractor is not None and extractor.trainable_variables and not self._takes_images(x.shape):
-            raise ValueError(
-                "`x` must be images (N, H, W, 3) to train a captioner whose `feature_extractor` is trainable: features "
-                "reach none of its weights, and are not those of its weights once these change. Received: x.shape="
-                f"{tuple(x.shape)}; set `captioner.feature_extractor.trainable = False` to train the rest alone."
-            )
-
-    def _feature_width(self):
+    @property
+    def feature_width(self):
+        """The width D of the features that the captioner is built for; None where it is not known."""
         projection = getattr(self.encoder, "projection", None)
         return projection.kernel.shape[0] if self.built and projection is not None else None
 
-    def check_inference(self, x):
-        """Raise a ValueError if the captioner can't write captions yet, or none for this `x`."""
-        self._check_built()
-        self._check_x(x)
+    def check_inference(self, x=None):
+        """Check that the captioner can write captions, and for this `x`.
 
-    def _check_built(self):
+        Args:
+            x: Optional, as in `generate`.
+
+        Raises:
+            ValueError: If the captioner is not built or `x` does not fit.
+        """
         if not self.built:
             raise ValueError(
                 "A captioner can write captions once it is built: call `fit`, or the captioner on a pair "
                 "[features, tokens], before. Received: built=False."
             )
+        if x is not None:
+            check_x(self, x)
 
     # Captioning
 
@@ -358,24 +352,7 @@ class Captioner(keras.Model):
             ValueError: If there is no feature extractor or no tokenizer, an image can't be read, or `decoding` is not
                 known.
         """
-        if self.feature_extractor is None or self.tokenizer is None:
-            raise ValueError(
-                "`caption` needs the parts `feature_extractor` and `tokenizer`. Received: "
-                f"feature_extractor={self.feature_extractor}, tokenizer={self.tokenizer}."
-            )
-        if isinstance(images, str | bytes) or not hasattr(images, "__len__"):
-            raise ValueError(f"`images` must be a list of images. Received: a {type(images).__name__}.")
-        if len(images) == 0:
-            raise ValueError("`images` must not be empty. Received: 0 images.")
-        decoding = checked_decoding(decoding)
-        check_positive_integer("batch_size", batch_size)
-        self._check_built()
-        batches = (
-            np.stack([self.feature_extractor.load_image(i) for i in images[start : start + batch_size]])
-            for start in range(0, len(images), batch_size)
-        )
-        parts = generate_batches((self,), batches, len(images), decoding, max_length)
-        return [text for part in parts for text in part.texts]
+        return caption_images(self, images, decoding, max_length, batch_size)
 
     def export(
         self,
@@ -436,10 +413,10 @@ class Captioner(keras.Model):
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`: the tokens of greedy `generate`, int32 `(N, max_length)`."""
-        self._check_built()
+        self.check_inference()
         if hasattr(x, "shape") or isinstance(x, list | tuple):
             x = as_array("x", x)
-            self._check_x(x)
+            check_x(self, x)
             self._forget_other_ranks("predict_function", x)
         return super().predict(x, *args, **kwargs)
 
@@ -447,14 +424,8 @@ class Captioner(keras.Model):
         """The tokens of greedy `generate`; JAX passes its state before the batch."""
         *state, data = args
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_x(x)
-        if not state:
-            return self._greedy_tokens(x)
-        trainable, non_trainable = state[0]
-        variables = [*self.trainable_variables, *self.non_trainable_variables]
-        with keras.StatelessScope(list(zip(variables, [*trainable, *non_trainable], strict=True))):
-            tokens = self._greedy_tokens(x)
-        return tokens, non_trainable
+        tokens, state = with_state_of_jax(self, state, lambda: self._greedy_tokens(x))
+        return (tokens, state[0][1]) if state else tokens
 
     def _greedy_tokens(self, x):
         step, state = self.start_decoding(x)
@@ -472,16 +443,33 @@ class Captioner(keras.Model):
 
         Raises:
             ValueError: If the captioner is not built or `x` does not fit.
+
+        Example:
+        ```python
+        features = store.features(store.image_ids)
+        step, state = captioner.start_decoding(features)
+        decoded = keras_showattend.decoding.greedy_search(step, state, batch_size=len(features), max_length=6)
+        decoded.tokens  # int32, (N, 6)
+        ```
         """
-        memory, state = self._memory_and_state(x)
+        memory, state = self.memory_and_state(x)
         return lambda token, state: self.decoder.step(token, state, memory), state
 
-    def _memory_and_state(self, x):
+    def memory_and_state(self, x):
+        """What `start_decoding` starts from, for programs that call the decoder's `step` themselves.
+
+        Args:
+            x: As in `generate`, a tensor or an array.
+
+        Returns:
+            `(memory, state)`, nests of tensors with N rows: what the decoder's `prepare` and `initial_state` return.
+
+        Raises:
+            ValueError: If the captioner is not built or `x` does not fit.
+        """
         self.check_inference(x)
         memory = self.decoder.prepare(self._encode(x, training=False))
-        # A decoder whose first state does not depend on the image need not take the memory.
-        takes_memory = "memory" in inspect.signature(self.decoder.initial_state).parameters
-        return memory, self.decoder.initial_state(ops.shape(x)[0], **({"memory": memory} if takes_memory else {}))
+        return memory, self.decoder.initial_state(ops.shape(x)[0], memory)
 
     # Saving
 
@@ -506,10 +494,14 @@ class Captioner(keras.Model):
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
+        parts = {"encoder": serialize(self.encoder), "decoder": serialize(self.decoder)}
+        if self.built:
+            # So that `build` builds them: weights of a part that comes built are not named after the captioner.
+            for part in parts.values():
+                part.pop("build_config", None)
         return {
             **super().get_config(),
-            "encoder": serialize(self.encoder),
-            "decoder": serialize(self.decoder),
+            **parts,
             "tokenizer": serialize(self.tokenizer),
             "feature_extractor": serialize(self.feature_extractor),
             "grid": self.grid,
@@ -517,29 +509,15 @@ class Captioner(keras.Model):
             "attention_penalty": self.attention_penalty,
             "attention_target": self.attention_target,
             "scheduled_sampling": serialize(self.scheduled_sampling),
+            "library_version": __version__,
         }
 
     @classmethod
     def from_config(cls, config):
         """Build the captioner and its parts from `get_config`."""
+        # Older files have neither a version nor `scheduled_sampling`.
+        version, config = config.get("library_version"), {k: v for k, v in config.items() if k != "library_version"}
         parts = ("encoder", "decoder", "tokenizer", "feature_extractor", "scheduled_sampling")
-        # Older files have no `scheduled_sampling`.
-        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in parts if name in config}
-        return cls(**{**config, **parts})
-
-
-def _refuse_class_weight(class_weight):
-    # Keras would take the position of a caption's largest id for its class.
-    if class_weight is not None:
-        raise ValueError(
-            "`class_weight` has no meaning for captions: give `sample_weight`, one number a caption. "
-            f"Received: class_weight={class_weight!r}."
-        )
-
-
-def _checked_grid(grid, feature_extractor):
-    if grid is None:
-        return None if feature_extractor is None else tuple(feature_extractor.grid)
-    if not isinstance(grid, list | tuple) or len(grid) != 2:
-        raise ValueError(f"`grid` must be (rows, columns). Received: grid={grid!r}.")
-    return (check_positive_integer("grid", grid[0]), check_positive_integer("grid", grid[1]))
+        with naming_a_newer_version(version):
+            parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in parts if name in config}
+            return cls(**{**config, **parts})

@@ -1,13 +1,12 @@
 """A captioner in files that other programs run, without Keras and without this package."""
 
-import contextlib
-import os
+import math
 import pathlib
-import shutil
 
 import keras
 from keras import ops
 
+from keras_showattend.atomic_writing import replacing_folder
 from keras_showattend.features.images import MAX_PIXELS
 from keras_showattend.generation import checked_decoding
 from keras_showattend.token_ids import END, PADDING, START
@@ -15,6 +14,8 @@ from keras_showattend.validation import check_positive_integer
 
 # The ending of the two files of a format that holds single steps.
 _ENDINGS = {"onnx": "onnx", "litert": "tflite"}
+# Bytes; a graph can hold less than 2 GiB in all.
+_MOST_CONSTANTS = 2**30
 # Only a folder that has this file, and nothing that is not written here, is replaced.
 _MARK = "keras_showattend.export"
 _WRITTEN = {
@@ -67,7 +68,7 @@ def export_captioner(
             "`export` needs the TensorFlow backend. Save the captioner, and export the file in a process with "
             f"KERAS_BACKEND=tensorflow: `keras.models.load_model(path).export(...)`. Received: the backend {backend!r}."
         )
-    captioner._check_built()
+    captioner.check_inference()
     decoding = checked_decoding(decoding)
     spec = _checked_spec(captioner, input_signature, format)
     if format == "tf_saved_model":
@@ -80,7 +81,9 @@ def export_captioner(
             f'`decoding` and `max_length` are for format="tf_saved_model": format={format!r} holds single steps, and '
             f"the program that runs them searches. Received: decoding={decoding!r}, max_length={max_length}."
         )
-    with _written_beside(pathlib.Path(filepath)) as folder:
+    _check_replaceable(pathlib.Path(filepath))
+    with replacing_folder(filepath) as folder:
+        (folder / _MARK).touch()
         if format == "tf_saved_model":
             _export_search(captioner, folder, spec, decoding, max_length)
         else:
@@ -105,7 +108,7 @@ def _checked_spec(captioner, spec, format):
         )
     spec = tf.TensorSpec(spec.shape, tf.as_dtype(spec.dtype), name=getattr(spec, "name", None) or "x")
     if spec.dtype != tf.string:
-        captioner._check_x(spec)
+        captioner.check_inference(spec)
     elif not files or captioner.feature_extractor is None or len(spec.shape) != 1:
         raise ValueError(
             '`input_signature` may be strings (N,), image files, for format="tf_saved_model" of a captioner with a '
@@ -123,7 +126,7 @@ def _default_spec(captioner, files):
         if files:
             return tf.TensorSpec((None,), tf.string, name="images")
         return tf.TensorSpec((None, *extractor.image_size, 3), tf.float32, name="images")
-    width = captioner._feature_width()
+    width = captioner.feature_width
     if width is None:
         raise ValueError(
             "`input_signature` must be given where the `encoder` has no `projection` that tells the feature width. "
@@ -133,9 +136,7 @@ def _default_spec(captioner, files):
     return tf.TensorSpec((None, locations, width), tf.float32, name="features")
 
 
-@contextlib.contextmanager
-def _written_beside(path):
-    """A new folder, which takes the place of `path` once all is written into it."""
+def _check_replaceable(path):
     if path.exists() and not (path / _MARK).is_file():
         raise FileExistsError(
             "`filepath` must be a new path, or an export to replace, which has a file "
@@ -146,20 +147,6 @@ def _written_beside(path):
         raise FileExistsError(
             f"`filepath` must hold nothing but an export, to be replaced. Received: filepath={path} with {strange}."
         )
-    beside, old = (path.with_name(f"{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        (beside / _MARK).touch()
-        # A folder can't be renamed onto another that is not empty.
-        if path.exists():
-            path.rename(old)
-        beside.rename(path)
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 # The SavedModel: from bytes to words in one graph.
@@ -168,11 +155,18 @@ def _written_beside(path):
 def _export_search(captioner, folder, spec, decoding, max_length):
     import tensorflow as tf
 
+    # Read before the trace, or the archive would hold the variables too.
+    constants = _constants(captioner.feature_extractor)
+
     def serve(x):
         with tf.control_dependencies([tf.debugging.Assert(tf.size(x) > 0, [f"`{spec.name}` must not be empty."])]):
             x = tf.identity(x)
         if spec.dtype == tf.string:
             x = _read_images(x, captioner.feature_extractor.image_size)
+        if captioner.takes_images(x.shape):
+            # As constants, TensorFlow folds batch normalization and activations into the convolutions before them.
+            with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in constants]):
+                x = captioner.feature_extractor(x)
         step, state = captioner.start_decoding(x)
         count = ops.shape(x)[0]
         decoded = decoding.decode(step, state, count, max_length, *decoding.draw(count, max_length))
@@ -184,6 +178,16 @@ def _export_search(captioner, folder, spec, decoding, max_length):
     archive = keras.export.ExportArchive()
     archive.add_endpoint("serve", serve, input_signature=[spec])
     archive.write_out(str(folder), verbose=False)
+
+
+def _constants(extractor):
+    """Pairs of a weight and its value, for a graph that shall hold it; none where there is no room or no extractor."""
+    import tensorflow as tf
+
+    weights = [] if extractor is None else extractor.weights
+    if sum(math.prod(w.shape) * tf.as_dtype(w.dtype).size for w in weights) > _MOST_CONSTANTS:
+        return []
+    return [(w, ops.convert_to_numpy(w)) for w in weights]
 
 
 def _texts(tokenizer, tokens):
@@ -283,7 +287,7 @@ def _export_steps(captioner, folder, spec, format, options):
     import tensorflow as tf
 
     def encode(x):
-        return dict(zip(("memory", "state"), captioner._memory_and_state(x), strict=True))
+        return dict(zip(("memory", "state"), captioner.memory_and_state(x), strict=True))
 
     specs = tf.function(encode, autograph=False).get_concrete_function(spec).structured_outputs
     names = _named(specs)

@@ -1,25 +1,38 @@
 """Captions from one captioner or several: the batches, the compiled search, and the texts."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 from keras import ops
 
+from keras_showattend.captioner_inputs import as_array
 from keras_showattend.decoding import Decoding, Greedy, compile_decoding, ensemble
-from keras_showattend.input_checks import as_array
+from keras_showattend.ops.fusing import fusing
 from keras_showattend.validation import check_positive_integer
+
+# From so many images on, captions that have ended leave the search, and on TensorFlow XLA compiles parts of it for each
+# number of those that are left. This takes a second in all: many images save it again, single ones never would.
+_MANY = 16
 
 
 class Generation(NamedTuple):
     """What `Captioner.generate` returns, for N images, captions of T = `max_length` ids and L locations.
 
     With `BeamSearch(n_best=K)`, K > 1, an axis K follows N, the best caption first, and `texts` holds N lists of K str.
+
+    Attributes:
+        tokens: Int32 array, `(N, T)`, no start id, the end id kept, 0 after it.
+        scores: Float32 array, `(N,)`, the captions' own log-probabilities, natural logarithms.
+        attention: Array, `(N, T, L)`, where the model looked before it chose each token, zero after the end; None where
+            the decoder gives none.
+        texts: List of N str where there is a tokenizer, None elsewhere.
     """
 
-    tokens: np.ndarray  # int32 (N, T), no start id, the end id kept, 0 after it
-    scores: np.ndarray  # float32 (N,), the captions' own log-probabilities
-    attention: np.ndarray | None  # (N, T, L), zero after the end; None where the decoder gives none
-    texts: list | None  # N str where there is a tokenizer
+    tokens: np.ndarray
+    scores: np.ndarray
+    attention: np.ndarray | None
+    texts: list | None
 
 
 def generate_together(captioners, x, decoding="greedy", max_length=None, batch_size=None):
@@ -75,6 +88,28 @@ def generate_together(captioners, x, decoding="greedy", max_length=None, batch_s
     return Generation(tokens, scores, attention, texts)
 
 
+def caption_images(captioner, images, decoding="greedy", max_length=None, batch_size=64):
+    """Captions for photographs, which are read and decoded `batch_size` at a time: see `Captioner.caption`."""
+    if captioner.feature_extractor is None or captioner.tokenizer is None:
+        raise ValueError(
+            "`caption` needs the parts `feature_extractor` and `tokenizer`. Received: "
+            f"feature_extractor={captioner.feature_extractor}, tokenizer={captioner.tokenizer}."
+        )
+    if isinstance(images, str | bytes) or not hasattr(images, "__len__"):
+        raise ValueError(f"`images` must be a list of images. Received: a {type(images).__name__}.")
+    if len(images) == 0:
+        raise ValueError("`images` must not be empty. Received: 0 images.")
+    decoding = checked_decoding(decoding)
+    check_positive_integer("batch_size", batch_size)
+    captioner.check_inference()
+    batches = (
+        np.stack([captioner.feature_extractor.load_image(i) for i in images[start : start + batch_size]])
+        for start in range(0, len(images), batch_size)
+    )
+    parts = generate_batches((captioner,), batches, len(images), decoding, max_length)
+    return [text for part in parts for text in part.texts]
+
+
 def generate_batches(captioners, batches, count, decoding, max_length=None):
     """The `Generation` of each batch.
 
@@ -92,9 +127,11 @@ def generate_batches(captioners, batches, count, decoding, max_length=None):
     # For all batches at once, so that their size does not change what is drawn.
     drawn = decoding.draw(count, max_length)
     tokenizer = next((c.tokenizer for c in captioners if c.tokenizer is not None), None)
-    start = 0
+    start, many = 0, None
     for x in batches:
-        run = _compiled(captioners, decoding.program, max_length, len(x.shape))
+        # The last batch, be it small, goes through what is compiled already.
+        many = len(x) >= _MANY if many is None else many
+        run = _compiled(captioners, decoding.program, max_length, len(x.shape), many)
         decoded = run(x, *(numbers[start : start + len(x)] for numbers in drawn))
         start += len(x)
         tokens, scores, attention = (None if part is None else ops.convert_to_numpy(part) for part in decoded)
@@ -129,20 +166,40 @@ def _checked_captioners(captioners):
     return captioners
 
 
-def _compiled(captioners, decoding, max_length, rank):
+def _compiled(captioners, decoding, max_length, rank, many):
     """The search as a function of x and of what `decoding` draws, compiled once and kept by the first captioner."""
+    many = many and all(getattr(c.decoder, "memory_has_rows", False) for c in captioners)
     functions = captioners[0]._compiled_searches
-    key = (captioners[1:], decoding, max_length, rank)
+    variables = [v for c in captioners for v in (*c.trainable_variables, *c.non_trainable_variables)]
+    # Quantization and LoRA give a layer other variables, of which what is compiled knows nothing.
+    key = (captioners[1:], decoding, max_length, rank, many, frozenset(map(id, variables)))
     if key not in functions:
-
-        def decode(x, *drawn):
-            steps, states = zip(*(captioner.start_decoding(x) for captioner in captioners), strict=True)
-            step, state = (steps[0], states[0]) if len(steps) == 1 else (ensemble(steps), list(states))
-            return decoding.decode(step, state, ops.shape(x)[0], max_length, *drawn)
-
-        variables = [v for c in captioners for v in (*c.trainable_variables, *c.non_trainable_variables)]
-        functions[key] = compile_decoding(decode, variables)
+        search = _search_many if many else _search
+        compiled = compile_decoding(functools.partial(search, captioners, decoding, max_length), variables)
+        # Kept, or other variables might get their ids.
+        functions[key] = lambda *arrays, kept=variables: compiled(*arrays)
     return functions[key]
+
+
+def _search(captioners, decoding, max_length, x, *drawn):
+    steps, states = zip(*(captioner.start_decoding(x) for captioner in captioners), strict=True)
+    step, state = (steps[0], states[0]) if len(steps) == 1 else (ensemble(steps), list(states))
+    return decoding.decode(step, state, ops.shape(x)[0], max_length, *drawn)
+
+
+def _search_many(captioners, decoding, max_length, x, *drawn):
+    """As `_search`; captions that have ended leave, with their image's memory."""
+    memories, states = zip(*(captioner.memory_and_state(x) for captioner in captioners), strict=True)
+
+    def step(token, states, memories):
+        steps = [functools.partial(c.decoder.step, memory=m) for c, m in zip(captioners, memories, strict=True)]
+        if len(steps) > 1:
+            return ensemble(steps)(token, states)
+        logits, state, *attention = steps[0](token, states[0])
+        return logits, [state], *attention
+
+    with fusing():
+        return decoding.decode(step, list(states), ops.shape(x)[0], max_length, *drawn, memory=list(memories))
 
 
 def _texts(tokenizer, tokens):

@@ -5,7 +5,7 @@ import threading
 import keras
 from keras import ops
 
-from keras_showattend.losses import token_crossentropy, token_weights
+from keras_showattend.losses import check_predictions, token_crossentropy, token_weights
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -24,6 +24,9 @@ class MaskedAccuracy(keras.metrics.Mean):
     Returns (`result`):
         A scalar in [0, 1]; 0 before any real token.
 
+    Raises:
+        ValueError: If `y_pred` does not fit `y_true` or holds no floats, or `sample_weight` does not fit `y_true`.
+
     Example:
     >>> import keras_showattend, numpy as np
     >>> accuracy = keras_showattend.metrics.MaskedAccuracy()
@@ -36,6 +39,7 @@ class MaskedAccuracy(keras.metrics.Mean):
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        check_predictions(y_true, y_pred)
         right = ops.cast(y_true, "int32") == ops.cast(ops.argmax(y_pred, axis=-1), "int32")
         return super().update_state(right, sample_weight=token_weights(y_true, sample_weight))
 
@@ -57,6 +61,9 @@ class Perplexity(keras.metrics.Mean):
 
     Returns (`result`):
         A scalar of at least 1; 1 before any real token.
+
+    Raises:
+        ValueError: As `MaskedAccuracy`.
 
     Example:
     >>> import keras_showattend, numpy as np
@@ -82,6 +89,19 @@ class TokenWeightedMean(keras.metrics.Mean):
 
     Keras's training steps report a batch's loss with its number of rows, and only then call `compute_metrics`,
     which knows the tokens. So the loss waits here until `weigh` says what it counts.
+
+    Args:
+        name: Name of the metric.
+        dtype: Dtype of the sums.
+
+    Example:
+    >>> import keras_showattend
+    >>> mean = keras_showattend.metrics.TokenWeightedMean()
+    >>> for loss, tokens in ((4.0, 10), (1.0, 30)):
+    ...     mean.update_state(loss)
+    ...     mean.weigh(tokens)
+    >>> float(mean.result())
+    1.75
     """
 
     def __init__(self, name="loss", dtype=None):
@@ -93,7 +113,11 @@ class TokenWeightedMean(keras.metrics.Mean):
         self._waiting[threading.get_ident()] = values
 
     def weigh(self, weight):
-        """Count the loss reported last, if any, by this weight."""
+        """Count the loss reported last, if any, by this weight.
+
+        Args:
+            weight: Float or scalar tensor, such as the number of real tokens of the batch.
+        """
         values = self._waiting.pop(threading.get_ident(), None)
         if values is not None:
             super().update_state(values, sample_weight=weight)

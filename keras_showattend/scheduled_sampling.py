@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_showattend.ops import at_least_float32
+from keras_showattend.ops import at_least_float32, without_gradients
 from keras_showattend.token_ids import END, PADDING, START
 from keras_showattend.validation import check_fraction
 
@@ -54,6 +54,27 @@ def mix_predictions(tokens, logits, probability, seed):
     for special in (PADDING, START, END):
         replaced = ops.logical_and(replaced, tokens != special)
     return ops.where(replaced, predicted, tokens)
+
+
+def sample_inputs(model, x, tokens, probability, seed):
+    """Input tokens for a training step of which some are what `model` itself predicts: a first pass, then a mixture.
+
+    Args:
+        model: Compiled `keras.Model` of the pair (x, tokens), which returns logits.
+        x: What the model takes beside the tokens.
+        tokens: As in `mix_predictions`.
+        probability: Float, or a schedule of the optimizer's iterations.
+        seed: As in `mix_predictions`.
+
+    Returns:
+        As `mix_predictions`.
+    """
+    # In a train step, before the part that records gradients.
+    with without_gradients():
+        logits = model((x, tokens), training=False)
+    if callable(probability):
+        probability = probability(model.optimizer.iterations)
+    return mix_predictions(tokens, logits, probability, seed)
 
 
 def checked_probability(probability, vocab_size):

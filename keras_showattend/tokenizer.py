@@ -1,13 +1,13 @@
 """Captions to token ids and back, in plain Python: the same on every backend."""
 
 import collections
-import os
 import pathlib
 import unicodedata
 
 import keras
 import numpy as np
 
+from keras_showattend.atomic_writing import replacing
 from keras_showattend.token_ids import END, PADDING, START, UNKNOWN
 
 SPECIAL_WORDS = ("<pad>", "<unk>", "<start>", "<end>")
@@ -248,13 +248,8 @@ class CaptionTokenizer:
         Raises:
             OSError: The file can't be written.
         """
-        path = pathlib.Path(path)
-        beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            beside.write_text("\n".join(self._vocabulary) + "\n", encoding="utf-8", newline="\n")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(path) as file:
+            file.write(("\n".join(self._vocabulary) + "\n").encode())
 
     def get_config(self):
         """Returns the constructor's arguments, the vocabulary among them."""
@@ -266,7 +261,14 @@ class CaptionTokenizer:
 
     @classmethod
     def from_config(cls, config):
-        """Makes the tokenizer of a config that `get_config` gave."""
+        """Makes the tokenizer of a config.
+
+        Args:
+            config: Dict that `get_config` gave.
+
+        Returns:
+            A `CaptionTokenizer`.
+        """
         return cls(**config)
 
     def _split_all(self, captions):

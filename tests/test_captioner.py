@@ -153,7 +153,8 @@ class TestRawArrays:
 
 class TestUnequalLengths:
     @pytest.mark.parametrize("grouped", [False, True])
-    @pytest.mark.parametrize("jit", JIT)
+    # Op by op, JAX would compile every operation for every length.
+    @pytest.mark.parametrize("jit", [True] if BACKEND == "jax" else JIT)
     def test_fit_and_evaluate(self, grouped, jit):
         pairs = [(features(2, s), tokens_of(2, grouped, t, s)) for s, t in enumerate((4, 6, 3))]
         captioner = make()

@@ -56,11 +56,17 @@ def _surroundings():
         "annotations": [{"id": 1, "image_id": 1, "caption": "a dog"}],
     }
     Path("annotations/captions_train2014.json").write_text(json.dumps(captions))
-    examples = [{"image_id": 1, "image": np.zeros((8, 8, 3), "uint8"), "captions": ["a dog"]}]
+    texts = {1: "a dog", 2: "a cat"}
+    examples = [
+        {"image_id": image_id, "image": np.zeros((8, 8, 3), "uint8"), "captions": [text]}
+        for image_id, text in texts.items()
+    ]
+    tokenizer = keras_showattend.CaptionTokenizer.fit(texts.values())
     extractor = keras_showattend.features.FeatureExtractor("patches")
     captioner = keras_showattend.Captioner(
         keras_showattend.layers.FeatureEncoder(4),
-        keras_showattend.layers.AttentionGRUDecoder(vocab_size=6, embed_dim=4, units=4),
+        keras_showattend.layers.AttentionGRUDecoder(tokenizer.vocabulary_size, embed_dim=4, units=4),
+        tokenizer=tokenizer,
     )
     captioner.compile("adam")
     captioner.build([(None, extractor.locations, extractor.width), (None, None)])

@@ -281,6 +281,20 @@ class TestFiles:
 
 
 @on_tensorflow
+@pytest.mark.parametrize("constants", [True, False])
+def test_weights_of_the_backbone_are_constants_where_there_is_room(tf, captioner, tmp_path, monkeypatch, constants):
+    if not constants:
+        monkeypatch.setattr("keras_showattend.export._MOST_CONSTANTS", 0)
+    captioner.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    held = {tuple(shape) for _, shape in tf.train.list_variables(str(tmp_path / "served" / "variables" / "variables"))}
+    kernels = [tuple(w.shape) for w in captioner.feature_extractor.weights if len(w.shape) == 4]
+    assert kernels
+    assert all((shape in held) is not constants for shape in kernels)
+    assert words(served.serve(tf.constant(photographs()))["texts"]) == captioner.caption(photographs())
+
+
+@on_tensorflow
 class TestWriting:
     def test_an_earlier_export_is_replaced(self, tf, tmp_path):
         captioner, x = make(tokenizer=False), np.ones((2, L, D), "float32")

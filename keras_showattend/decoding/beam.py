@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from keras import ops, tree
+from keras import ops
 
 from keras_showattend.decoding.beams import advance, best_beams, check_rows, first_beams
+from keras_showattend.decoding.looping import loop
 from keras_showattend.decoding.options import Decoding, check_count, check_number, shown
 from keras_showattend.token_ids import END, PADDING, START
 from keras_showattend.validation import check_positive_integer
@@ -73,38 +74,48 @@ class BeamSearch(Decoding):
         rule = "a finite number >= 0"
         self._set("coverage_penalty", check_number("coverage_penalty", self.coverage_penalty, rule, lambda b: b >= 0))
 
-    def decode(self, step, state, batch_size, max_length, *, start_id=START, end_id=END, padding_id=PADDING):
+    def decode(
+        self,
+        step,
+        state,
+        batch_size,
+        max_length,
+        *,
+        memory=None,
+        start_id=START,
+        end_id=END,
+        padding_id=PADDING,
+    ):
         check_positive_integer("max_length", max_length)
         self.check_length(max_length)
         check_rows(state)
-        t = ops.zeros((), dtype="int32")
+
+        def go_on(t, beams, state, shared, count=self.width):
+            return advance(
+                self, lambda token, state: step(token, state, *shared), t, beams, state, count, end_id, padding_id
+            )
+
         # The first step stands outside the loop: it makes `width` beams of one, and tells the dtype of the scores and
         # the shape of the attention.
+        shared = () if memory is None else (memory,)
         beams = first_beams(batch_size, max_length, start_id, padding_id)
-        beams, state = advance(self, step, t, beams, state, 1, end_id, padding_id)
-        structure = state
-
-        def body(t, beams, leaves):
-            state = tree.pack_sequence_as(structure, leaves)
-            beams, state = advance(self, step, t, beams, state, self.width, end_id, padding_id)
-            return t + 1, beams, tree.flatten(state)
-
-        if max_length > 1:
-            _, beams, _ = ops.while_loop(
-                lambda t, beams, leaves: ops.logical_not(ops.all(beams.stopped)),
-                body,
-                (t + 1, beams, tree.flatten(state)),
-                maximum_iterations=max_length - 1,
-            )
+        beams, state = go_on(ops.zeros((), dtype="int32"), beams, state, shared, count=1)
+        beams = loop(go_on, beams, state, max_length, shared, self.width, leave=memory is not None)
         return best_beams(self, beams, padding_id)
 
     def rank(self, totals, length, attention=None):
-        """Penalised scores `(R, K)`.
+        """The scores by which beams are ranked, with the penalties.
 
         Args:
-            totals: Float `(R, K)`, log-probabilities of K continuations of R beams.
-            length: Int `(R,)`, how many tokens they have.
-            attention: Float `(R, T, L)`, where there is one.
+            totals: Float, `(R, K)`, log-probabilities of K continuations of R beams.
+            length: Int, `(R,)`, how many tokens they have.
+            attention: Float, `(R, T, L)`; None where the step gives none.
+
+        Returns:
+            `(R, K)`, the dtype of `totals`.
+
+        Raises:
+            ValueError: If there is a coverage penalty and no attention.
         """
         length = ops.cast(ops.maximum(length, 1), totals.dtype)[:, None]
         if self.length_penalty == "average":

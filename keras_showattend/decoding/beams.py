@@ -8,6 +8,7 @@ from keras_showattend.decoding.decoded import Decoded, rows_of_steps, write
 from keras_showattend.decoding.rules import allow
 from keras_showattend.decoding.top_k import stable_top_k
 from keras_showattend.ops import at_least_float32
+from keras_showattend.ops.fusing import fused
 
 
 class Beams(NamedTuple):
@@ -64,9 +65,7 @@ def advance(options, step, t, beams, state, count, end_id, padding_id):
     """
     width = options.width
     logits, state, *seen = step(beams.token, state)
-    log_probabilities = ops.log_softmax(at_least_float32(logits), axis=-1)
-    allowed = allow(options, log_probabilities, beams.tokens, beams.token, t, end_id)
-    gained, ids = _continuations(allowed, width)
+    gained, ids = _continuations(options, end_id, logits, beams.tokens, beams.token, t)
     # Not `gained[:, 0]`: XLA computes the first column of the k largest by sorting all.
     stopped = beams.stopped | (ops.max(gained, axis=-1) == float("-inf"))
     # A beam that has stopped goes on as itself and in no other way.
@@ -122,8 +121,12 @@ def best_beams(options, beams, padding_id):
     return Decoded(tokens, score, attention[0] if attention else None)
 
 
-def _continuations(allowed, width):
+@fused
+def _continuations(options, end_id, logits, tokens, last, t):
     """The best `width` tokens of every row, `(R, width)`: what is gained and ids, -inf where there are no more."""
+    width = options.width
+    log_probabilities = ops.log_softmax(at_least_float32(logits), axis=-1)
+    allowed = allow(options, log_probabilities, tokens, last, t, end_id)
     # Tokens are compared within their row, so that a width of 1 is greedy decoding to the last digit, and few are left
     # to compare with those of other beams.
     count = min(width, allowed.shape[-1])

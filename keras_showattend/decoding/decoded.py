@@ -9,11 +9,16 @@ class Decoded(NamedTuple):
     """Sequences and what was seen on the way: B of them, T = `max_length`.
 
     With `n_best` above 1 an axis of that size follows B.
+
+    Attributes:
+        tokens: Int32, `(B, T)`, the end id kept, the padding id after it.
+        scores: `(B,)`, the sequences' own log-probabilities, natural logarithms, float32 at least.
+        attention: `(B, T, L)`, zero after the end; None where `step` gives none.
     """
 
-    tokens: object  # int32 (B, T), the end id kept, the padding id after it
-    scores: object  # (B,), the sequences' own log-probabilities, float32 at least
-    attention: object  # (B, T, L), zero after the end; None where `step` gives none
+    tokens: object
+    scores: object
+    attention: object
 
 
 def rows_of_steps(x, max_length):

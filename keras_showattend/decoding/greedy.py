@@ -31,9 +31,20 @@ class Greedy(Decoding):
     5
     """
 
-    def decode(self, step, state, batch_size, max_length, *, start_id=START, end_id=END, padding_id=PADDING):
+    def decode(
+        self,
+        step,
+        state,
+        batch_size,
+        max_length,
+        *,
+        memory=None,
+        start_id=START,
+        end_id=END,
+        padding_id=PADDING,
+    ):
         return follow(
-            lambda allowed, t: ops.argmax(allowed, axis=-1),
+            _most_probable,
             self,
             step,
             state,
@@ -42,7 +53,12 @@ class Greedy(Decoding):
             start_id,
             end_id,
             padding_id,
+            memory,
         )
+
+
+def _most_probable(allowed, t):
+    return ops.argmax(allowed, axis=-1)
 
 
 def greedy_search(step, state, batch_size, max_length, start_id=START, end_id=END, padding_id=PADDING, **options):

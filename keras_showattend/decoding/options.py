@@ -20,6 +20,9 @@ class Decoding:
         banned: Ids that are never chosen.
         forbidden_last: Ids of words that a caption must not end with: the end id never follows them directly. (A
             caption cut off at `max_length` may stop there.)
+
+    Raises:
+        ValueError: For an argument that does not fit, naming the rule.
     """
 
     min_length: int = 0
@@ -37,12 +40,35 @@ class Decoding:
         # The way to set a field of a frozen dataclass while it is made.
         object.__setattr__(self, name, value)
 
-    def decode(self, step, state, batch_size, max_length, *drawn, **ids):
-        """Whole sequences from `step`; the arguments are those of `greedy_search`, what `draw` gave among them."""
+    def decode(self, step, state, batch_size, max_length, *drawn, memory=None, **ids):
+        """Whole sequences from `step`.
+
+        Args:
+            step: As in `greedy_search`; with `memory`, a function `(token, state, memory)`.
+            state: As in `greedy_search`.
+            batch_size: As in `greedy_search`.
+            max_length: As in `greedy_search`.
+            *drawn: What `draw` gave.
+            memory: Optional nest of tensors that have a row for every sequence. Then sequences that have ended leave
+                the batch, with their rows of the memory and the state: the step must serve any number of sequences, and
+                see no other rows. On TensorFlow this does not compile under XLA; on JAX ended sequences stay.
+            **ids: `start_id`, `end_id` and `padding_id`, as in `greedy_search`.
+
+        Returns:
+            `Decoded(tokens, scores, attention)`.
+        """
         raise NotImplementedError
 
     def draw(self, count, max_length):
-        """The random numbers for `count` sequences: a tuple of arrays of so many rows, empty where none are needed."""
+        """The random numbers that a search takes.
+
+        Args:
+            count: Int or scalar tensor, how many sequences.
+            max_length: Positive int, the most tokens of each.
+
+        Returns:
+            A tuple of arrays of `count` rows, for `decode`; empty where nothing is random.
+        """
         return ()
 
     @property
@@ -51,7 +77,14 @@ class Decoding:
         return self
 
     def check_length(self, max_length):
-        """Raise a ValueError where `min_length` and `max_length` contradict each other."""
+        """Check that a caption of `min_length` has room.
+
+        Args:
+            max_length: Positive int, the most tokens to generate.
+
+        Raises:
+            ValueError: If `min_length` is greater.
+        """
         if self.min_length > max_length:
             raise ValueError(
                 "`min_length` must not be greater than `max_length`. "
@@ -59,7 +92,14 @@ class Decoding:
             )
 
     def check_vocabulary(self, size):
-        """Raise a ValueError for ids that do not exist, or where none is left."""
+        """Check the ids of the rules against a vocabulary.
+
+        Args:
+            size: Int V, the size of the vocabulary.
+
+        Raises:
+            ValueError: If an id does not exist, or where none is left to choose.
+        """
         if size is None:
             raise ValueError("`step` must return logits whose last axis is known. Received: logits.shape[-1]=None.")
         for name in ("banned", "forbidden_last"):

@@ -64,21 +64,50 @@ class Sampling(Decoding):
                 raise ValueError(f"`seed` must be less than 2^32. Received: {shown('seed', self.seed)}")
 
     def draw(self, count, max_length):
-        """Random numbers in [0, 1), float32 `(count, max_length)`: one for each token."""
+        """A random number for each token.
+
+        Args:
+            count: Int or scalar tensor, how many sequences.
+            max_length: Positive int, the most tokens of each.
+
+        Returns:
+            A tuple of one array, float32 `(count, max_length)`, in [0, 1).
+        """
         return (keras.random.uniform((count, max_length), dtype="float32", seed=self.seed),)
 
     @property
     def program(self):
         return dataclasses.replace(self, seed=None)
 
-    def decode(self, step, state, batch_size, max_length, numbers, *, start_id=START, end_id=END, padding_id=PADDING):
-        def choose(allowed, t):
-            return self._drawn(allowed, ops.take(numbers, t, axis=1))
+    def decode(
+        self,
+        step,
+        state,
+        batch_size,
+        max_length,
+        numbers,
+        *,
+        memory=None,
+        start_id=START,
+        end_id=END,
+        padding_id=PADDING,
+    ):
+        return follow(
+            self._drawn,
+            self,
+            step,
+            state,
+            batch_size,
+            max_length,
+            start_id,
+            end_id,
+            padding_id,
+            memory,
+            (ops.convert_to_tensor(numbers),),
+        )
 
-        return follow(choose, self, step, state, batch_size, max_length, start_id, end_id, padding_id)
-
-    def _drawn(self, allowed, number):
-        """Ids `(B,)`, for log-probabilities `(B, V)` and random numbers `(B,)`."""
+    def _drawn(self, allowed, t, numbers):
+        """Ids `(B,)`, for log-probabilities `(B, V)`, the step t and random numbers `(B, T)`."""
         # Relative to the best, so that the smallest temperature leaves it 0 and the others far below; the bound is for
         # rows in which nothing is allowed.
         best = ops.maximum(ops.max(allowed, axis=-1, keepdims=True), -1e30)
@@ -93,7 +122,7 @@ class Sampling(Decoding):
             weights = ops.where(before < self.top_p * ops.sum(weights, axis=-1, keepdims=True), weights, 0.0)
         # Token i owns the numbers from the sum of the weights before it to that sum with its own.
         sums = ops.where(weights > 0, ops.cumsum(weights, axis=-1), 0.0)
-        number = ops.cast(number, sums.dtype)[:, None] * _BELOW_ONE
+        number = ops.cast(ops.take(numbers, t, axis=1), sums.dtype)[:, None] * _BELOW_ONE
         owners = sums > number * ops.max(sums, axis=-1, keepdims=True)
         last = sums.shape[-1] - 1
         place = ops.min(ops.where(owners, ops.arange(last + 1, dtype="int32"), last), axis=-1)

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from keras_showattend.features.disk import replacing
+from keras_showattend.atomic_writing import replacing
 
 
 def write_results(path, captions):
@@ -38,7 +38,7 @@ def write_results(path, captions):
     ]
     for entry in entries:
         _check_entry(entry, "Each image id of `captions` must be an int or a str, and each caption a str. Received: ")
-    with replacing(os.fspath(path)) as file:
+    with replacing(path) as file:
         file.write(json.dumps(entries, indent=1).encode())
 
 

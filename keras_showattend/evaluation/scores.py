@@ -6,10 +6,15 @@ import numpy as np
 
 
 class Scores(NamedTuple):
-    """A metric of all captions together, and of each."""
+    """A metric of all captions together, and of each.
+
+    Attributes:
+        score: Float.
+        per_image: `{image_id: float}`, in the order of the captions.
+    """
 
     score: float
-    per_image: dict  # {image_id: float}
+    per_image: dict
 
 
 def mean_scores(image_ids, values):

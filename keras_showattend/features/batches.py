@@ -23,46 +23,7 @@ def caption_batches(
     shuffle=True,
     seed=0,
 ):
-    """Batches of a store's images for `fit`, `evaluate` and the like.
-
-    Each batch is a pair of features `(n, L, D)` and tokens `(n, G, T)`, int32. Examples are
-    gathered in buckets by their longest caption, so that T takes a few values only. All of an
-    epoch's captions occur in it once; the last batch of a bucket may be smaller.
-
-    The features keep the dtype of the store: float16 halves what is copied to the device, and Keras
-    casts it there to the compute dtype of the model that is called.
-
-    Args:
-        store: A `FeatureStore`.
-        tokenizer: Object whose `encode(list of str)` gives int32 `(N, T)`, start and end ids
-            included, padded with zeros at the end.
-        batch_size: Int, images (groups of captions) in a batch.
-        captions_per_image: None for all captions of an image in one example, G being the largest
-            number that an image has. Int `k` for groups of `k` captions, an image with more of them
-            occurring several times; `k = 1` is one caption an example. What is missing in a group
-            is filled with all-zero captions, which weigh nothing.
-        bucket_lengths: Ascending values of T, the last as long as the longest caption or longer.
-            None chooses up to five by quantiles.
-        shuffle: Whether each epoch has an order of its own.
-        seed: Int, decides these orders.
-
-    Returns:
-        On TensorFlow a `tf.data.Dataset`, elsewhere a `keras.utils.PyDataset`. `len()` is the
-        number of batches.
-
-    Raises:
-        ValueError: If an argument breaks these rules; if an image has fewer than
-            `captions_per_image` captions.
-
-    Example:
-    ```python
-    import keras_showattend
-
-    captions = [text for image_id in store.image_ids for text in store.captions(image_id)]
-    tokenizer = keras_showattend.CaptionTokenizer.fit(captions)
-    captioner.fit(store.batches(tokenizer, batch_size=64), epochs=10)
-    ```
-    """
+    """What `FeatureStore.batches` returns, of the same arguments."""
     batches = CaptionBatches(store, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed)
     if keras.backend.backend() == "tensorflow":
         return _tf_dataset(batches)
@@ -70,7 +31,7 @@ def caption_batches(
 
 
 class CaptionBatches:
-    """The batches as NumPy arrays, whatever the backend; see `caption_batches`.
+    """The batches as NumPy arrays, whatever the backend; see `FeatureStore.batches`.
 
     Attributes:
         bucket_lengths: The values that T takes, ascending; buckets without examples left out.

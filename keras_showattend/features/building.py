@@ -8,12 +8,12 @@ import time
 
 import keras
 
+from keras_showattend.atomic_writing import remove_partial
 from keras_showattend.features import disk
 from keras_showattend.features.extraction import Extraction
-from keras_showattend.features.manifest import FORMAT, recover_manifest, write_manifest
+from keras_showattend.features.listing import Listing
 from keras_showattend.features.selection import check_options, readable, select_new
 from keras_showattend.features.shards import NewShard, damaged_files, numpy_dtype, open_features, read_captions
-from keras_showattend.version import __version__
 
 
 class StoreBuilder:
@@ -47,22 +47,20 @@ class StoreBuilder:
         with disk.naming_a_full_disk(self.folder):
             disk.prepare_folder(self.folder)
             with disk.locked(self.folder):
-                disk.remove_partial(self.folder)
+                remove_partial(self.folder)
                 return self._run(examples)
 
     def _run(self, examples):
-        self.manifest = recover_manifest(self.folder) or new_manifest(self.extractor, self.dtype.name)
-        check_same(self.folder, self.manifest, self.extractor.fingerprint(), self.dtype.name)
-        self.skipped = {entry["image_id"]: entry["reason"] for entry in self.manifest["skipped"]}
+        self.listing = Listing(self.folder, self.extractor, self.extractor.fingerprint(), self.dtype.name)
         self.damaged = self._damaged_shards()
         self.captions = {}
-        for number, shard in enumerate(self.manifest["shards"]):
+        for number, shard in enumerate(self.listing.shards):
             if number not in self.damaged:
-                open_features(self.folder, number, self.manifest)
+                open_features(self.folder, number, self.listing.manifest)
                 self.captions.update(read_captions(self.folder, number, shard["images"]))
 
         order = []
-        new = select_new(examples, self.folder, self.captions, self.skipped, self._try_again, order)
+        new = select_new(examples, self.folder, self.captions, self.listing.skipped, self._try_again, order)
         total = None
         if isinstance(examples, collections.abc.Sequence):
             # A mistake in the last example shows before the first hour of work.
@@ -75,17 +73,17 @@ class StoreBuilder:
         if first is not None:
             self._extract(itertools.chain([first], new), total)
         for number in self.damaged.copy():
-            lost = self.manifest["shards"][number]["images"]
+            lost = self.listing.shards[number]["images"]
             if lost and self.verbose:
                 print(f"Shard {number} is empty now: its {lost} images are not among the examples.")
-            self._list(number, NewShard(self.folder, number, self.dtype, self.image_shape).finish())
-        self._write_manifest()
-        return readable(order, self.skipped)
+            self.listing.put(number, NewShard(self.folder, number, self.dtype, self.image_shape).finish())
+        self.listing.write()
+        return readable(order, self.listing.skipped)
 
     def _damaged_shards(self):
         """Numbers of the shards that have other bytes than were written, ascending."""
         damaged = set()
-        for number, shard in enumerate(self.manifest["shards"]):
+        for number, shard in enumerate(self.listing.shards):
             if wrong := damaged_files(self.folder, number, shard):
                 damaged.add(number)
                 if self.verbose:
@@ -110,28 +108,17 @@ class StoreBuilder:
             print(f"Storing the features of {total or 'the'} images in {self.folder}: {size}")
         progress = _Progress(total, self.verbose)
         extraction = Extraction(self.extractor, self.batch_size, self.dtype, self.on_error, progress.images_done)
-        shards = self.manifest["shards"]
+        shards = self.listing.shards
         slots = itertools.chain(
             [(number, shards[number]["images"]) for number in sorted(self.damaged) if shards[number]["images"]],
             zip(itertools.count(len(shards)), itertools.repeat(self.shard_size)),
         )
         with contextlib.closing(extraction.write_shards(self.folder, new, slots)) as finished:
             for shard in finished:
-                for image_id in shard.image_ids:
-                    self.skipped.pop(image_id, None)
-                self.skipped.update(shard.skipped)
-                self._list(shard.number, shard.entry)
+                self.listing.put(shard.number, shard.entry, shard.image_ids, shard.skipped)
+                self.damaged.discard(shard.number)
+                self.listing.write()
         progress.end()
-
-    def _list(self, number, entry):
-        """Makes a shard part of the store."""
-        self.manifest["shards"][number : number + 1] = [entry]
-        self.damaged.discard(number)
-        self._write_manifest()
-
-    def _write_manifest(self):
-        self.manifest["skipped"] = [{"image_id": key, "reason": reason} for key, reason in self.skipped.items()]
-        write_manifest(self.folder, self.manifest)
 
 
 class _Progress:
@@ -150,36 +137,3 @@ class _Progress:
     def end(self):
         if self._done:
             self._bar.update(self._done, finalize=True)
-
-
-def new_manifest(extractor, dtype):
-    """The manifest of a store without images."""
-    return {
-        "format": FORMAT,
-        "library_version": __version__,
-        "extractor": extractor.fingerprint(),
-        "dtype": dtype,
-        "grid": list(extractor.grid),
-        "locations": extractor.locations,
-        "width": extractor.width,
-        "shards": [],
-        "skipped": [],
-    }
-
-
-def check_same(folder, manifest, fingerprint, dtype):
-    """Checks that a store holds features of an extractor, in a dtype.
-
-    Raises:
-        ValueError: If they are of another.
-    """
-    if manifest["extractor"] != fingerprint:
-        raise ValueError(
-            f"The store at {folder!r} holds features of another extractor: build in another folder, "
-            f"or delete that one.\nReceived: {fingerprint}\nStored:   {manifest['extractor']}"
-        )
-    if manifest["dtype"] != dtype:
-        raise ValueError(
-            f"The store at {folder!r} has another dtype: build in another folder, or delete that "
-            f"one. Received: dtype={dtype!r}, stored: {manifest['dtype']!r}."
-        )

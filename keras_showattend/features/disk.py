@@ -1,46 +1,13 @@
-"""Files that are whole or not there: written beside and renamed, by one builder at a time."""
+"""The disk that a feature store lies on: one builder at a time, room enough, files described."""
 
 import contextlib
 import errno
 import hashlib
 import os
-import pathlib
 import shutil
 import tempfile
 
-_PARTIAL = ".partial"
 _LOCK = ".lock"
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Opens a binary file that takes the place of `path` when all of it is on the disk.
-
-    Whoever reads `path` sees the old file or the whole new one, whatever happens in between.
-    """
-    partial = f"{path}{_PARTIAL}"
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(partial)
-        raise
-    if os.name == "posix":  # Elsewhere a folder can't be opened, and need not be.
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def remove_partial(folder):
-    """Removes what `replacing` left in a folder when its process was killed."""
-    for path in pathlib.Path(folder).glob(f"*{_PARTIAL}"):
-        path.unlink()
 
 
 def describe(path):

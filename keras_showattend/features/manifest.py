@@ -6,7 +6,8 @@ import json
 import math
 import os
 
-from keras_showattend.features.disk import replacing
+from keras_showattend.atomic_writing import replacing
+from keras_showattend.version import __version__
 
 FORMAT = "keras_showattend feature store 1"
 MANIFEST = "manifest.json"
@@ -48,7 +49,7 @@ def read_manifest(folder, name=MANIFEST):
 
     Raises:
         FileNotFoundError: If there is no manifest.
-        ValueError: If it is damaged, or is not one of this format.
+        ValueError: If it is damaged, or is not one of this format; of a newer one, both versions are named.
     """
     path = os.path.join(folder, name)
     if not os.path.isfile(path):
@@ -61,6 +62,8 @@ def read_manifest(folder, name=MANIFEST):
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DamagedStoreError(f"{path} is damaged: {error}.") from error
+    if isinstance(manifest, dict):
+        _refuse_newer(manifest, path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DamagedStoreError(f"{path} is not the manifest of a {FORMAT!r}.")
     manifest.pop("sha256", None)
@@ -68,6 +71,18 @@ def read_manifest(folder, name=MANIFEST):
         raise DamagedStoreError(f"{path} is damaged: its own checksum does not match.")
     _check(manifest, path)
     return manifest
+
+
+def _refuse_newer(manifest, path):
+    """Raise a ValueError, which is no sign of damage, for a manifest that a newer version of the package wrote."""
+    name, _, number = str(manifest.get("format")).rpartition(" ")
+    ours, _, known = FORMAT.rpartition(" ")
+    if name == ours and number.isdecimal() and int(number) > int(known):
+        raise ValueError(
+            f"{path} was written by keras_showattend {manifest.get('library_version')}, in the store's format "
+            f"{number}. This is keras_showattend {__version__}, which reads formats up to {known}: install a newer "
+            "one, or build in another folder."
+        )
 
 
 def recover_manifest(folder):

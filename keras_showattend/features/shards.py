@@ -9,7 +9,8 @@ import tokenize
 import ml_dtypes
 import numpy as np
 
-from keras_showattend.features.disk import describe, replacing
+from keras_showattend.atomic_writing import replacing
+from keras_showattend.features.disk import describe
 from keras_showattend.features.manifest import DISK_DTYPES, DamagedStoreError, is_image_id
 
 

@@ -196,7 +196,13 @@ class FeatureStore:
         return out
 
     def captions(self, image_id):
-        """The captions of an image, a list of str.
+        """The captions of an image.
+
+        Args:
+            image_id: Id.
+
+        Returns:
+            List of str.
 
         Raises:
             ValueError: If the id is not in the store.
@@ -212,7 +218,45 @@ class FeatureStore:
         shuffle=True,
         seed=0,
     ):
-        """Batches of features and tokens for `Captioner.fit`; see `caption_batches`."""
+        """Batches of features and tokens for `fit`, `evaluate` and the like.
+
+        Each batch is a pair of features `(n, L, D)` and tokens `(n, G, T)`, int32. Examples are
+        gathered in buckets by their longest caption, so that T takes a few values only. All of an
+        epoch's captions occur in it once; the last batch of a bucket may be smaller.
+
+        The features keep the dtype of the store: float16 halves what is copied to the device, and Keras
+        casts it there to the compute dtype of the model that is called.
+
+        Args:
+            tokenizer: Object whose `encode(list of str)` gives int32 `(N, T)`, start and end ids
+                included, padded with zeros at the end.
+            batch_size: Int, images (groups of captions) in a batch.
+            captions_per_image: None for all captions of an image in one example, G being the largest
+                number that an image has. Int `k` for groups of `k` captions, an image with more of them
+                occurring several times; `k = 1` is one caption an example. What is missing in a group
+                is filled with all-zero captions, which weigh nothing.
+            bucket_lengths: Ascending values of T, the last as long as the longest caption or longer.
+                None chooses up to five by quantiles.
+            shuffle: Whether each epoch has an order of its own.
+            seed: Int, decides these orders.
+
+        Returns:
+            On TensorFlow a `tf.data.Dataset`, elsewhere a `keras.utils.PyDataset`. `len()` is the
+            number of batches.
+
+        Raises:
+            ValueError: If an argument breaks these rules; if an image has fewer than
+                `captions_per_image` captions.
+
+        Example:
+        ```python
+        import keras_showattend
+
+        captions = [text for image_id in store.image_ids for text in store.captions(image_id)]
+        tokenizer = keras_showattend.CaptionTokenizer.fit(captions)
+        captioner.fit(store.batches(tokenizer, batch_size=64), epochs=10)
+        ```
+        """
         return caption_batches(self, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed)
 
     def __len__(self):

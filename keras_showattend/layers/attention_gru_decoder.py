@@ -16,7 +16,12 @@ from keras_showattend.ops import (
     masked_softmax,
 )
 from keras_showattend.ops.additive_attention import exponentials
+from keras_showattend.ops.scan import on_jax_accelerator
 from keras_showattend.validation import check_fraction, check_positive_integer
+
+# A GPU's tensor cores want rows that start at multiples of 16 bytes. With 5,001 columns instead of 5,008 the products
+# of the vocabulary layer and its loss, forward and backward, take 1.6 times as long on an H100.
+_FAST_COLUMNS = 8
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -173,6 +178,10 @@ class AttentionGRUDecoder(keras.layers.Layer):
         self.output_dropout = keras.layers.Dropout(self.dropout, dtype=policy)
         self.supports_masking = True
 
+    # `prepare` gives a row for each image and nothing else, and `step` takes any number of rows, known or not: captions
+    # that have ended can leave a search.
+    memory_has_rows = True
+
     def build(self, tokens_shape, features_shape):
         width = features_shape[-1]
         if width is None:
@@ -313,7 +322,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
             gate=self._context_gate(),
         )
         hidden = self.hidden(_like_tokens(states, shape))
-        outputs = [self.vocabulary(self.output_dropout(hidden, training=training))]
+        outputs = [self._logits(self.output_dropout(hidden, training=training))]
         if return_state:
             outputs.append(states[-1])
         if return_attention_scores:
@@ -331,6 +340,15 @@ class AttentionGRUDecoder(keras.layers.Layer):
         embedded = ops.cast(embedded, self.compute_dtype)
         kernel, bias = self._cast(self.gru.kernel), self._cast(self.gru.bias)
         return ops.matmul(embedded, kernel[-self.embed_dim :]) + bias[0]
+
+    def _logits(self, hidden):
+        layer, padding = self.vocabulary, -self.vocab_size % _FAST_COLUMNS
+        # An integer kernel is the layer's own matter.
+        if not padding or not on_jax_accelerator() or layer.quantization_mode is not None:
+            return layer(hidden)
+        kernel = ops.pad(ops.cast(layer.kernel, layer.compute_dtype), [[0, 0], [0, padding]])
+        logits = ops.matmul(ops.cast(hidden, layer.compute_dtype), kernel)
+        return logits[..., : self.vocab_size] + ops.cast(layer.bias, layer.compute_dtype)
 
     def _recurrence_weights(self):
         attention, gru = self.attention, self.gru

@@ -89,6 +89,16 @@ class BahdanauAttention(keras.layers.Layer):
 
         Raises:
             ValueError: If the layer is not built, or if the width of `key` is not the built one.
+
+        Example:
+        ```python
+        attention = keras_showattend.layers.BahdanauAttention(units=8)
+        attention.build((None, 5), (None, 49, 16))
+        value = np.ones((2, 49, 16))
+        projected_key = attention.project_key(value)  # once
+        for query in np.ones((3, 2, 5)):
+            context = attention(query, value, projected_key=projected_key)  # (2, 16)
+        ```
         """
         if not self.built:
             raise ValueError(

@@ -28,7 +28,8 @@ class FeatureEncoder(keras.layers.Layer):
         `(B, L, E)` with L = H x W for a grid, compute dtype. A mask of `(B, L, D)` features is passed on.
 
     Raises:
-        ValueError: If `embed_dim` is not a positive int, `dropout` not in [0, 1), or `features` not of rank 3 or 4.
+        ValueError: If `embed_dim` is not a positive int, `dropout` not in [0, 1), or `features` not of rank 3 or 4 or
+            not of the width that the layer was built with.
 
     Example:
     >>> import keras_showattend, numpy as np
@@ -52,29 +53,35 @@ class FeatureEncoder(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, features_shape):
-        self._check_rank(features_shape)
+        self._check_shape(features_shape)
         self.input_dropout.build(features_shape)
+        self._width = features_shape[-1]
         # (B, L, D) in either case
         self.projection.build((None, None, features_shape[-1]))
 
     def call(self, features, training=None):
-        self._check_rank(features.shape)
+        self._check_shape(features.shape)
         if len(features.shape) == 4:
             batch, rows, columns, width = ops.shape(features)
             features = ops.reshape(features, (batch, rows * columns, width))
         return self.projection(self.input_dropout(features, training=training))
 
-    def _check_rank(self, shape):
+    def _check_shape(self, shape):
         if len(shape) not in (3, 4):
             raise ValueError(
                 f"`features` must have the shape (B, L, D) or (B, H, W, D). Received: features.shape={tuple(shape)}."
+            )
+        if self.built and shape[-1] != self._width:
+            raise ValueError(
+                f"The last axis of `features` must have the width {self._width} that {self.name!r} was built with. "
+                f"Received: features.shape={tuple(shape)}."
             )
 
     def compute_mask(self, features, previous_mask=None):
         return previous_mask if len(features.shape) == 3 else None
 
     def compute_output_shape(self, features_shape):
-        self._check_rank(features_shape)
+        self._check_shape(features_shape)
         batch, *locations, _ = features_shape
         return (batch, None if None in locations else math.prod(locations), self.embed_dim)
 

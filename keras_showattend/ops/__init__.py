@@ -9,6 +9,7 @@ from keras_showattend.ops.attention_gru import (
 )
 from keras_showattend.ops.attention_gru import attention_gru as attention_gru
 from keras_showattend.ops.attention_gru import attention_gru_step as attention_gru_step
+from keras_showattend.ops.crossentropy import softmax_crossentropy as softmax_crossentropy
 from keras_showattend.ops.gradients import without_gradients as without_gradients
 from keras_showattend.ops.lookup import lookup as lookup
 from keras_showattend.ops.masking import masked_mean as masked_mean

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from keras import ops
 
 from keras_showattend.ops.additive_attention import attend_sigmoids, exponentials, sigmoids
+from keras_showattend.ops.fusing import fused
 from keras_showattend.ops.precision import at_least_float32
 from keras_showattend.ops.scan import scan
 
@@ -62,7 +63,9 @@ def attention_gru_step(inputs, state, keys, features, mask, weights, key_exponen
     """
     if key_exponentials is None:
         key_exponentials = exponentials(keys)
-    step = _step(inputs, state, key_exponentials, features, mask, weights, gate, _state_projection(weights, gate))
+    # Product by product: to join the kernels first would copy them all at every step.
+    projected = [ops.matmul(state, kernel) + bias for kernel, bias in _state_kernels(weights, gate)]
+    step = _step(inputs, state, key_exponentials, features, mask, weights, gate, projected)
     return step.state, step.attention
 
 
@@ -80,28 +83,25 @@ class _Step(NamedTuple):
     beta: object = None  # (B, 1), where there is a gate
 
 
-def _step(inputs, state, exp_keys, features, mask, weights, gate, projection):
-    """`attention_gru_step`, with the exponentials of the keys and what `_state_projection` makes of the weights."""
-    width, units = weights.query_kernel.shape[-1], state.shape[-1]
-    projected = ops.matmul(state, projection[0]) + projection[1]
-    exp_query = exponentials(projected[:, :width])
-    hidden = sigmoids(_grouped(exp_query, ops.shape(exp_keys)[0]), exp_keys)
-    attention = ops.cast(attend_sigmoids(hidden, weights.score_kernel, mask), state.dtype)
-    # (N, G, L) @ (N, L, F)
-    context = ops.reshape(ops.matmul(attention, features), (-1, features.shape[-1]))
+def _step(inputs, state, exp_keys, features, mask, weights, gate, projected):
+    """`attention_gru_step`, with the exponentials of the keys and what `_state_kernels` make of the state."""
+    units = state.shape[-1]
+    query, recurrent, *opening = projected
+    exp_query = exponentials(query)
+    attention, context = _look(exp_query, exp_keys, features, mask, weights.score_kernel)
     beta = None
     if gate is not None:
-        beta = ops.sigmoid(projected[:, width + 3 * units :])
+        beta = ops.sigmoid(opening[0])
         context = beta * context
     gates = inputs + ops.matmul(context, weights.context_kernel)
     # Update and reset gate and the candidate, in Keras's order.
-    opened = ops.sigmoid(gates[:, : 2 * units] + projected[:, width : width + 2 * units])
+    opened = ops.sigmoid(gates[:, : 2 * units] + recurrent[:, : 2 * units])
     update, reset = ops.split(opened, 2, axis=-1)
-    recurrent_candidate = projected[:, width + 2 * units : width + 3 * units]
+    recurrent_candidate = recurrent[:, 2 * units :]
     candidate = ops.tanh(gates[:, 2 * units :] + reset * recurrent_candidate)
     return _Step(
         state=update * state + (1 - update) * candidate,
-        attention=ops.reshape(attention, (-1, ops.shape(features)[1])),
+        attention=attention,
         exp_query=exp_query,
         context=context,
         update=update,
@@ -110,6 +110,16 @@ def _step(inputs, state, exp_keys, features, mask, weights, gate, projection):
         recurrent_candidate=recurrent_candidate,
         beta=beta,
     )
+
+
+@fused
+def _look(exp_query, exp_keys, features, mask, score_kernel):
+    """Attention weights `(B, L)` and the context before the gate `(B, F)`, both in the dtype of the features."""
+    hidden = sigmoids(_grouped(exp_query, ops.shape(exp_keys)[0]), exp_keys)
+    attention = ops.cast(attend_sigmoids(hidden, score_kernel, mask), features.dtype)
+    # (N, G, L) @ (N, L, F)
+    context = ops.matmul(attention, features)
+    return ops.reshape(attention, (-1, ops.shape(features)[1])), ops.reshape(context, (-1, features.shape[-1]))
 
 
 def attention_gru(inputs, state, keys, features, mask, weights, return_attention=False, gate=None):
@@ -140,11 +150,16 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
         weights = AttentionGRUWeights(*parameters[:count])
         gate = ContextGate(*parameters[count:]) if gated else None
         # Joined once: inside the loop it would copy both kernels at every step.
-        projection = _state_projection(weights, gate)
+        kernels, biases = zip(*_state_kernels(weights, gate), strict=True)
+        projection = ops.concatenate(kernels, axis=-1), ops.concatenate(biases, axis=-1)
+        widths = [kernel.shape[-1] for kernel in kernels]
+        ends = [sum(widths[: i + 1]) for i in range(len(widths) - 1)]
         exp_keys = exponentials(keys)
 
         def step(carry, x):
-            step = _step(*x, *carry, exp_keys, features, mask, weights, gate, projection)
+            projected = ops.matmul(carry[0], projection[0]) + projection[1]
+            projected = ops.split(projected, ends, axis=-1)
+            step = _step(*x, *carry, exp_keys, features, mask, weights, gate, projected)
             # Not every backend's loop takes None for a tensor.
             return (step.state,), tuple(x for x in step if x is not None)
 
@@ -278,16 +293,10 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
     return gradients if gate is None else (*gradients, d_kernel[:, recurrent:], d_bias[recurrent:])
 
 
-def _state_projection(weights, gate):
-    """All that multiplies the state, as one: the kernel [W_q | U | w_beta] `(U, A + 3U + 1)` and its bias.
-
-    Without a gate, both end before the last column.
-    """
-    kernels, biases = [weights.query_kernel, weights.recurrent_kernel], [weights.query_bias, weights.recurrent_bias]
-    if gate is not None:
-        kernels.append(gate.kernel)
-        biases.append(gate.bias)
-    return ops.concatenate(kernels, axis=-1), ops.concatenate(biases, axis=-1)
+def _state_kernels(weights, gate):
+    """All that multiplies the state, pairs of a kernel and its bias: those of W_q, of U and, with a gate, of w_beta."""
+    pairs = [(weights.query_kernel, weights.query_bias), (weights.recurrent_kernel, weights.recurrent_bias)]
+    return pairs if gate is None else [*pairs, tuple(gate)]
 
 
 def _grouped(x, images):

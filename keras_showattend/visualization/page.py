@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from keras_showattend.features import disk
+from keras_showattend.atomic_writing import replacing
 from keras_showattend.visualization.arguments import checked_items, checked_maps, checked_photograph
 from keras_showattend.visualization.page_assets import SCRIPT, STYLE
 
@@ -71,7 +71,7 @@ def attention_page(
     largest = max((float(c.maps.max()) for s in samples for c in s.captions if c.words), default=0.0)
     page = _page(title, samples, largest)
     if path is not None:
-        with disk.replacing(os.fspath(path)) as file:
+        with replacing(path) as file:
             file.write(page.encode())
     return page
 

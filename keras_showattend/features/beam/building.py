@@ -9,14 +9,15 @@ import uuid
 
 import keras
 
+from keras_showattend.atomic_writing import remove_partial
 from keras_showattend.features import disk
 from keras_showattend.features.beam.folders import is_url, open_folder
 from keras_showattend.features.beam.pipeline import run_pipeline
 from keras_showattend.features.beam.work import Work, other_sizes
 from keras_showattend.features.beam.worker import load_pixels, pack_extractor, unload
-from keras_showattend.features.building import check_same, new_manifest
 from keras_showattend.features.extractor import FeatureExtractor
-from keras_showattend.features.manifest import COPY, MANIFEST, DamagedStoreError, recover_manifest, write_manifest
+from keras_showattend.features.listing import Listing
+from keras_showattend.features.manifest import COPY, MANIFEST, DamagedStoreError
 from keras_showattend.features.selection import check_options, readable, select_new
 from keras_showattend.features.shards import captions_name, numpy_dtype, read_captions
 from keras_showattend.features.store import FeatureStore
@@ -137,15 +138,15 @@ class _Builder:
         with disk.naming_a_full_disk(self.path):
             disk.prepare_folder(self.path)
             with disk.locked(self.path):
-                disk.remove_partial(self.path)
+                remove_partial(self.path)
                 return self._run(examples, self.path)
 
     def _run(self, examples, here):
         """Does it; the manifest and the captions are read and written in the folder `here`."""
         captions = self._read_store(here)
         order = []
-        new = select_new(examples, self.path, captions, self.skipped, self._try_again, order)
-        numbers = itertools.count(len(self.manifest["shards"]))
+        new = select_new(examples, self.path, captions, self.listing.skipped, self._try_again, order)
+        numbers = itertools.count(len(self.listing.shards))
         shards = self.work.write_examples(self._with_paths(new), numbers, self.shard_size)
         finished = self.work.finished(shards, self.on_error)
         pending = {number: shard for number, shard in shards.items() if number not in finished}
@@ -161,7 +162,9 @@ class _Builder:
         # What lies behind a shard that is missing waits in the work folder.
         whole = list(itertools.takewhile(finished.__contains__, shards))
         for number in whole:
-            self._add(finished[number])
+            result = finished[number]
+            skipped = {entry["image_id"]: entry["reason"] for entry in result["skipped"]}
+            self.listing.put(number, result["entry"], result["image_ids"], skipped)
         if whole or not missing:
             self._write_manifest(here)
         if missing:
@@ -170,16 +173,14 @@ class _Builder:
                 "others are kept: build again."
             )
         self.work.remove()
-        return readable(order, self.skipped)
+        return readable(order, self.listing.skipped)
 
     def _read_store(self, here):
         """Reads what the store holds; returns the captions by id."""
         sizes = self.folder.sizes()
         self._fetch(here, [name for name in (MANIFEST, COPY) if name in sizes])
-        self.manifest = recover_manifest(here) or new_manifest(self.extractor, self.dtype.name)
-        check_same(self.path, self.manifest, self.fingerprint, self.dtype.name)
-        self.skipped = {entry["image_id"]: entry["reason"] for entry in self.manifest["skipped"]}
-        shards = list(enumerate(self.manifest["shards"]))
+        self.listing = Listing(here, self.extractor, self.fingerprint, self.dtype.name, self.path)
+        shards = list(enumerate(self.listing.shards))
         damaged = [name for number, entry in shards for name in other_sizes(number, entry, sizes)]
         if not damaged:
             self._fetch(here, [captions_name(number) for number, _ in shards])
@@ -249,16 +250,8 @@ class _Builder:
         finally:
             unload()
 
-    def _add(self, result):
-        """Makes a shard part of the store."""
-        for image_id in result["image_ids"]:
-            self.skipped.pop(image_id, None)
-        self.skipped.update({entry["image_id"]: entry["reason"] for entry in result["skipped"]})
-        self.manifest["shards"].append(result["entry"])
-
     def _write_manifest(self, here):
-        self.manifest["skipped"] = [{"image_id": key, "reason": reason} for key, reason in self.skipped.items()]
-        write_manifest(here, self.manifest)
+        self.listing.write()
         if self.folder.is_remote:
             for name in (MANIFEST, COPY):
                 with open(os.path.join(here, name), "rb") as file:

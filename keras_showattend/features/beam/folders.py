@@ -8,7 +8,7 @@ import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-from keras_showattend.features.disk import replacing
+from keras_showattend.atomic_writing import replacing
 
 # As many requests at a time where each is a round trip through the network.
 _REQUESTS = 16

@@ -1,11 +1,56 @@
-"""What a captioner takes: features or images, token ids and weights; and the errors where they do not fit."""
+"""What a `Captioner` takes: features or images, token ids and weights; and the errors where they do not fit."""
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_showattend.token_ids import PADDING, START
-from keras_showattend.validation import shapes_agree
+from keras_showattend.validation import check_positive_integer, shapes_agree
+
+
+def teacher_forcing(captioner, data):
+    """What Keras trains on, of what a data set or `fit` gives.
+
+        (x, y) to ((x, y without its last token), y without its first)
+
+    Args:
+        captioner: `Captioner`.
+        data: A batch: (x, y) or (x, y, sample_weight), as `Captioner.fit` documents them.
+
+    Returns:
+        `((x, inputs), targets, sample_weight)`.
+
+    Raises:
+        ValueError: If a shape does not fit.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    check_x(captioner, x)
+    _check_targets(y, sample_weight)
+    inputs, targets = y[..., :-1], y[..., 1:]
+    return (x, inputs), targets, sample_weight
+
+
+def checked_arrays(captioner, x, y, sample_weight):
+    """Whole arrays of a training or an evaluation, lists made arrays.
+
+    Args:
+        captioner: `Captioner` with a decoder of V words.
+        x: Features or images, an array or a list.
+        y: Token ids, an array or a list.
+        sample_weight: Array, list or None.
+
+    Returns:
+        `(x, y, sample_weight)`.
+
+    Raises:
+        ValueError: If a shape does not fit, or `y` does not hold captions that begin with the start, of ids below V.
+    """
+    x, y = as_array("x", x), as_array("y", y)
+    sample_weight = None if sample_weight is None else as_array("sample_weight", sample_weight)
+    check_x(captioner, x)
+    _check_targets(y, sample_weight)
+    _check_tokens(x, y, captioner.decoder.vocab_size)
+    return x, y, sample_weight
 
 
 def as_array(name, value):
@@ -26,15 +71,15 @@ def as_array(name, value):
     return array
 
 
-def check_x(x, takes_images, width):
-    """Check features or images by their shape; `width` is the captioner's feature width, None before it is built."""
-    shape = tuple(x.shape)
+def check_x(captioner, x):
+    """Raise a ValueError unless `x` is features or images, by its shape, that the captioner takes."""
+    shape, width = tuple(x.shape), captioner.feature_width
     if len(shape) not in (3, 4):
         raise ValueError(
             "`x` must be features (N, L, D) or (N, H, W, D), or images (N, H, W, 3) where there is a feature "
             f"extractor. Received: x.shape={shape}."
         )
-    if len(shape) == 4 and takes_images:
+    if captioner.takes_images(shape):
         if shape[-1] != 3:
             raise ValueError(f"`x`, images, must have three channels, (N, H, W, 3). Received: x.shape={shape}.")
     elif width not in (None, shape[-1]):
@@ -43,7 +88,18 @@ def check_x(x, takes_images, width):
         )
 
 
-def check_targets(y, sample_weight):
+def check_backbone_is_reached(captioner, x):
+    """Raise a ValueError if the captioner's feature extractor is to be trained, by an `x` that is no image."""
+    extractor = captioner.feature_extractor
+    if extractor is not None and extractor.trainable_variables and not captioner.takes_images(x.shape):
+        raise ValueError(
+            "`x` must be images (N, H, W, 3) to train a captioner whose `feature_extractor` is trainable: features "
+            "reach none of its weights, and are not those of its weights once these change. Received: x.shape="
+            f"{tuple(x.shape)}; set `captioner.feature_extractor.trainable = False` to train the rest alone."
+        )
+
+
+def _check_targets(y, sample_weight):
     """Check token ids and weights by their shapes, which may be known in part."""
     if y is None:
         raise ValueError("Training and evaluation need `y`, the token ids with start and end. Received: y=None.")
@@ -64,7 +120,7 @@ def check_targets(y, sample_weight):
         )
 
 
-def check_tokens(x, y, vocab_size):
+def _check_tokens(x, y, vocab_size):
     """Check what only values tell, of a whole array of token ids."""
     tokens = ops.convert_to_numpy(y)
     if x.shape[0] == 0 or tokens.size == 0:
@@ -91,3 +147,21 @@ def check_tokens(x, y, vocab_size):
         )
     if not (tokens != PADDING).any():
         raise ValueError("`y` must have a caption that is not empty. Received: padding only.")
+
+
+def refuse_class_weight(class_weight):
+    """Raise a ValueError unless it is None: Keras would take the position of a caption's largest id for its class."""
+    if class_weight is not None:
+        raise ValueError(
+            "`class_weight` has no meaning for captions: give `sample_weight`, one number a caption. "
+            f"Received: class_weight={class_weight!r}."
+        )
+
+
+def checked_grid(grid, feature_extractor):
+    """The argument `grid` as a tuple; that of the feature extractor, where there is one, for None."""
+    if grid is None:
+        return None if feature_extractor is None else tuple(feature_extractor.grid)
+    if not isinstance(grid, list | tuple) or len(grid) != 2:
+        raise ValueError(f"`grid` must be (rows, columns). Received: grid={grid!r}.")
+    return (check_positive_integer("grid", grid[0]), check_positive_integer("grid", grid[1]))
