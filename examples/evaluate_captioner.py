@@ -2,6 +2,12 @@
 
     python examples/evaluate_captioner.py runs/mine/captioner.keras --annotations captions.json --images photographs/
 
+With the features of the training images, as the training kept them, the choice among the captions of a beam is made by
+what people said of similar images:
+
+    python examples/evaluate_captioner.py runs/mine/captioner.keras --annotations captions.json --images photographs/ \
+        --beam 10 --length-penalty average --consensus runs/mine/features/train
+
 The annotations are a JSON file in the COCO captions format. The output folder, `evaluation` beside the model if none is
 given, then holds metrics.json, results.json (the captions, in COCO's results format), best.png and worst.png, and
 features/, which the next run on these photographs reuses.
@@ -15,8 +21,10 @@ from pathlib import Path
 from caption_images import load_captioner
 
 from keras_showattend.datasets import coco_json
+from keras_showattend.decoding import BeamSearch
 from keras_showattend.evaluation import CiderD, diversity, evaluate_captions, write_results
 from keras_showattend.features import FeatureStore
+from keras_showattend.reranking import NeighborConsensus
 from keras_showattend.visualization import plot_captions
 
 NAMES = {
@@ -38,6 +46,8 @@ def parse_arguments(arguments=None):
     parser.add_argument("--output", type=Path, help="default: the folder `evaluation` beside the model")
     parser.add_argument("--weights", type=Path, help="a .weights.h5 file of the same captioner, for those in the model")
     parser.add_argument("--beam", type=int, help="width of a beam search; default: greedy decoding")
+    parser.add_argument("--length-penalty", type=_penalty, default=0.0, help="of the beam search: average, or a number")
+    parser.add_argument("--consensus", type=Path, help="the folder of the training images' stored features")
     parser.add_argument("--max-images", type=int, help="only the first so many images of the file")
     parser.add_argument("--batch-size", type=int, default=64, help="images captioned at a time")
     options = parser.parse_args(arguments)
@@ -45,36 +55,51 @@ def parse_arguments(arguments=None):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1. Received: {value}.")
+    if options.consensus and (options.beam or 0) < 2:
+        parser.error("--consensus chooses among the captions of a beam: --beam must be at least 2.")
     if options.output is None:
         options.output = options.model.parent / "evaluation"
     return options
 
 
-def choose_decoding(beam):
-    if beam is None:
-        return "greedy"
-    from keras_showattend.decoding import BeamSearch
-
-    return BeamSearch(width=beam)
+def _penalty(text):
+    return text if text == "average" else float(text)
 
 
-def write_captions(captioner, store, decoding, batch_size):
+class Writer:
+    """Writes captions as the options say."""
+
+    def __init__(self, captioner, options):
+        self.captioner = captioner
+        self.consensus = options.consensus and NeighborConsensus(FeatureStore.open(options.consensus))
+        self.decoding, self.name = "greedy", "greedy"
+        if options.beam is not None:
+            n_best = options.beam if self.consensus else 1
+            self.decoding = BeamSearch(width=options.beam, length_penalty=options.length_penalty, n_best=n_best)
+            self.name = f"beam search of width {options.beam}" + (" and consensus" if self.consensus else "")
+
+    def generate(self, features):
+        generation = self.captioner.generate(features, decoding=self.decoding)
+        return self.consensus.rerank(generation, features) if self.consensus else generation
+
+
+def write_captions(writer, store, batch_size):
     """The captions of all images, by id; their attention would fill the memory and is left."""
     captions = {}
     for start in range(0, len(store), batch_size):
         image_ids = store.image_ids[start : start + batch_size]
-        captions |= zip(image_ids, captioner.generate(store.features(image_ids), decoding=decoding).texts, strict=True)
+        captions |= zip(image_ids, writer.generate(store.features(image_ids)).texts, strict=True)
     return captions
 
 
-def write_picture(path, captioner, store, photographs, image_ids, decoding):
-    generation = captioner.generate(store.features(image_ids), decoding=decoding)
+def write_picture(path, writer, store, photographs, image_ids):
+    generation = writer.generate(store.features(image_ids))
     figure = plot_captions(
         [photographs[image_id] for image_id in image_ids],
         generation.texts,
         generation.attention,
         references=[store.captions(image_id) for image_id in image_ids],
-        grid=captioner.grid,
+        grid=writer.captioner.grid,
     )
     figure.savefig(path)
 
@@ -84,6 +109,7 @@ def main(arguments=None):
     captioner = load_captioner(options.model)
     if options.weights is not None:
         captioner.load_weights(options.weights)
+    writer = Writer(captioner, options)
     options.output.mkdir(parents=True, exist_ok=True)
     start = time.time()
 
@@ -93,8 +119,7 @@ def main(arguments=None):
         if example["image_id"] not in store:
             print(f"Left out: {store.skipped[example['image_id']]}")
 
-    decoding = choose_decoding(options.beam)
-    captions = write_captions(captioner, store, decoding, options.batch_size)
+    captions = write_captions(writer, store, options.batch_size)
     write_results(options.output / "results.json", captions)
 
     references = {image_id: store.captions(image_id) for image_id in store.image_ids}
@@ -102,7 +127,7 @@ def main(arguments=None):
     metrics = {
         "images": len(captions),
         "left_out": len(examples) - len(captions),
-        "decoding": "greedy" if options.beam is None else f"beam search of width {options.beam}",
+        "decoding": writer.name,
         **figures,
         **diversity(captions),
         "seconds": round(time.time() - start, 1),
@@ -113,7 +138,7 @@ def main(arguments=None):
     ranked = sorted(scores, key=scores.get, reverse=True)
     photographs = {example["image_id"]: example["image"] for example in examples}
     for name, image_ids in (("best", ranked[:SAMPLES]), ("worst", ranked[: -SAMPLES - 1 : -1])):
-        write_picture(options.output / f"{name}.png", captioner, store, photographs, image_ids, decoding)
+        write_picture(options.output / f"{name}.png", writer, store, photographs, image_ids)
 
     print(f"{metrics['images']} images, {metrics['decoding']}, figures times 100:")
     for name, value in figures.items():

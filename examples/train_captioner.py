@@ -47,6 +47,7 @@ from keras_showattend.features import FeatureExtractor, FeatureStore, read_image
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy
 from keras_showattend.metrics import MaskedAccuracy, Perplexity
+from keras_showattend.reranking import NeighborConsensus
 from keras_showattend.self_critical import SelfCriticalTrainer
 
 # What suits each data set: the scenes are small, photographs need a backbone and a larger model.
@@ -61,11 +62,11 @@ DEFAULTS["coco"] = DEFAULTS["coco-json"]
 RECIPES = {
     "plain": {"context_gate": False, "state_initializer": "zeros", "label_smoothing": 0.0, "weight_decay": 0.0,
               "ema": 0.0, "monitor": "val_loss", "self_critical_epochs": 0, "self_critical_dropout": False,
-              "patience": 3},
+              "patience": 3, "beam": 5, "consensus": False},
     "best": {"context_gate": True, "state_initializer": "mean_feature", "label_smoothing": 0.1, "weight_decay": 0.01,
              "ema": 0.99, "monitor": "val_cider_d", "self_critical_epochs": 12,
              "self_critical_dropout": True, "patience": 12, "dropout": 0.5, "epochs": 10, "batch_size": 16,
-             "learning_rate": 1e-3},
+             "learning_rate": 1e-3, "beam": 10, "consensus": True},
 }  # fmt: skip
 SAMPLES = 6
 # Tokens; captions that score well are no longer, and a sample may run on to the end.
@@ -119,7 +120,9 @@ def parse_arguments(arguments=None):
     dropout = "dropout in the gradient of self-critical training too"
     training.add_argument("--self-critical-dropout", action=argparse.BooleanOptionalAction, help=dropout)
     training.add_argument("--samples", type=int, default=5, help="captions an image that are drawn and rewarded")
-    training.add_argument("--beam", type=int, default=5, help="width of the search that writes the final captions")
+    training.add_argument("--beam", type=int, help="width of the search that writes the final captions of photographs")
+    consensus = "choose among the beam's captions by what was said of similar training images"
+    training.add_argument("--consensus", action=argparse.BooleanOptionalAction, help=consensus)
     training.add_argument("--mixed-precision", choices=["mixed_bfloat16", "mixed_float16"])
     training.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -129,6 +132,8 @@ def parse_arguments(arguments=None):
                 setattr(options, name, value)
     if options.self_critical_epochs and options.monitor != "val_cider_d":
         parser.error("--self-critical-epochs needs --monitor val_cider_d: that training has no validation loss")
+    if options.consensus and options.beam < 2:
+        parser.error("--consensus chooses among the captions of a beam: --beam must be at least 2")
     if options.dataset == "coco-json" and not (options.annotations and options.images):
         parser.error("--dataset coco-json needs --annotations and --images")
     return options
@@ -314,17 +319,21 @@ def write_pictures(captioner, store, sources, options):
     figure.savefig(options.output / "captions.png")
 
 
-def measure(captioner, batches, store, sources, options):
+def measure(captioner, batches, train_store, store, sources, options):
     """Figures of the kept model on the validation images."""
     metrics = {f"val_{name}": value for name, value in captioner.evaluate(batches, return_dict=True, verbose=0).items()}
+    features = store.features(store.image_ids)
     if options.dataset == "shapes":
-        generation = captioner.generate(store.features(store.image_ids), batch_size=100)
+        generation = captioner.generate(features, batch_size=100)
         scenes = sources["validation"]
         report = shape_scenes.pointing_report(generation.texts, generation.attention, scenes, captioner.grid)
         return metrics | dataclasses.asdict(report)
-    generation = captioner.generate(
-        store.features(store.image_ids), decoding=BeamSearch(width=options.beam), batch_size=100
-    )
+    if options.consensus:
+        beam = BeamSearch(width=options.beam, length_penalty="average", n_best=options.beam)
+        consensus = NeighborConsensus(train_store)
+        generation = consensus.rerank(captioner.generate(features, decoding=beam, batch_size=100), features)
+    else:
+        generation = captioner.generate(features, decoding=BeamSearch(width=options.beam), batch_size=100)
     captions = dict(zip(store.image_ids, generation.texts, strict=True))
     write_results(options.output / "results.json", captions)
     figures = evaluate_captions(captions, {image_id: store.captions(image_id) for image_id in captions})
@@ -365,7 +374,7 @@ def main(arguments=None):
         "captions": len(captions),
         "vocabulary": tokenizer.vocabulary_size,
         "epochs": len(histories["history"].epoch),
-        **measure(captioner, validation_batches, validation_store, sources, options),
+        **measure(captioner, validation_batches, train_store, validation_store, sources, options),
         "seconds": round(time.time() - start, 1),
         "backend": keras.backend.backend(),
         "processors": os.cpu_count(),

@@ -9,6 +9,7 @@ from keras_showattend import features as features
 from keras_showattend import layers as layers
 from keras_showattend import losses as losses
 from keras_showattend import metrics as metrics
+from keras_showattend import reranking as reranking
 from keras_showattend import self_critical as self_critical
 from keras_showattend import visualization as visualization
 from keras_showattend.captioner import Captioner as Captioner

@@ -16,7 +16,7 @@ PAGES = [
 ROOMS = (
     "",
     *("layers", "losses", "metrics", "decoding", "evaluation", "features", "features.beam", "callbacks"),
-    *("datasets", "datasets.shape_scenes", "datasets.coco_showattend", "visualization", "self_critical"),
+    *("datasets", "datasets.shape_scenes", "datasets.coco_showattend", "visualization", "self_critical", "reranking"),
 )
 
 # Classes that no one calls: their class methods make them.

@@ -11,7 +11,7 @@ from PIL import Image
 from keras_showattend import Captioner, CaptionTokenizer
 from keras_showattend.decoding import BeamSearch
 from keras_showattend.evaluation import evaluate_captions, read_results
-from keras_showattend.features import FeatureExtractor
+from keras_showattend.features import FeatureExtractor, FeatureStore
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
 
 CAPTIONS = {3: ["A red picture.", "all red"], 8: ["A blue picture."], 5: ["something black"]}
@@ -89,7 +89,7 @@ def test_best_and_worst_are_the_ends_of_the_ranking(script, model, monkeypatch, 
     monkeypatch.setattr(script, "SAMPLES", 2)
     monkeypatch.setattr(script.CiderD, "scores", lambda self, captions: scores)
     drawn = {}
-    monkeypatch.setattr(script, "write_picture", lambda path, *rest: drawn.update({path.name: rest[-2]}))
+    monkeypatch.setattr(script, "write_picture", lambda path, *rest: drawn.update({path.name: rest[-1]}))
     run(script, model, "--output", str(tmp_path))
     assert drawn == {"best.png": [8, 5], "worst.png": [3, 5]}
 
@@ -104,3 +104,37 @@ def test_numbers_are_checked(script, model, capsys, option):
 def test_no_model(script, model, tmp_path):
     with pytest.raises(SystemExit, match="There is no file"):
         script.main([str(tmp_path / "nothing.keras"), "--annotations", "a.json", "--images", "."])
+
+
+def test_the_consensus_of_stored_images_chooses_among_the_captions_of_a_beam(script, model, tmp_path, monkeypatch):
+    run(script, model, "--output", str(tmp_path / "first"))
+    asked = []
+
+    class Second:
+        """Takes the second caption of each image, where those of images like it would decide."""
+
+        def __init__(self, store):
+            asked.append(store.image_ids)
+
+        def rerank(self, generation, features):
+            asked.append(features.shape[0])
+            texts = [captions[1] for captions in generation.texts]
+            return generation._replace(texts=texts, attention=generation.attention[:, 1])
+
+    monkeypatch.setattr(script, "NeighborConsensus", Second)
+    store = str(tmp_path / "first" / "features")
+    run(script, model, "--output", str(tmp_path), "--beam", "2", "--consensus", store, "--length-penalty", "average")
+    assert asked == [[3, 8, 5], 3, 3, 3]  # the captions, and two pictures of all three images
+    captioner = keras.models.load_model(model / "captioner.keras")
+    features = FeatureStore.open(store).features([3, 8, 5])
+    search = BeamSearch(width=2, length_penalty="average", n_best=2)
+    expected = [captions[1] for captions in captioner.generate(features, decoding=search).texts]
+    assert list(read_results(tmp_path / "results.json").values()) == expected
+    assert json.loads((tmp_path / "metrics.json").read_text())["decoding"] == "beam search of width 2 and consensus"
+
+
+def test_a_consensus_needs_several_captions(script, model, capsys):
+    for arguments in ([], ["--beam", "1"]):
+        with pytest.raises(SystemExit):
+            run(script, model, "--consensus", str(model), *arguments)
+        assert "--beam must be at least 2" in capsys.readouterr().err

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from example_scripts import example_script
 
+import keras_showattend
+from keras_showattend.datasets import shape_scenes
 from keras_showattend.features import FeatureExtractor, FeatureStore
 
 script = example_script("train_captioner")
@@ -37,6 +39,25 @@ def test_what_tells_the_best_epoch_must_be_measured_in_both_trainings(script, ca
     with pytest.raises(SystemExit):
         script.parse_arguments(["--output", "o", "--self-critical-epochs", "3"])
     assert "--self-critical-epochs needs --monitor val_cider_d" in capsys.readouterr().err
+
+
+def test_averages_of_one_training_do_not_reach_into_the_next(script, tmp_path):
+    # A callback that swaps averages in and out, used again, would begin by swapping in averages that are still zeros.
+    flags = "--recipe best --epochs 1 --self-critical-epochs 1 --self-critical-learning-rate 0"
+    sizes = "--units 8 --attention-units 8 --embed-dim 8"
+    options = script.parse_arguments(["--output", str(tmp_path), *flags.split(), *sizes.split()])
+    scenes = [{**scene, "image_id": i} for i, scene in enumerate(shape_scenes.load_scenes(count=8))]
+    extractor = FeatureExtractor("patches")
+    store = FeatureStore.build(tmp_path / "store", scenes, extractor, verbose=0)
+    texts = [text for scene in scenes for text in scene["captions"]]
+    tokenizer = keras_showattend.CaptionTokenizer.fit(texts)
+    captioner = script.build_captioner(options, extractor, tokenizer, 8, 1)
+    script.train(captioner, store.batches(tokenizer, 8, seed=0), None, [], 1, options)
+    trained = captioner.get_weights()
+    script.train_self_critically(captioner, store, [], options)
+    assert any(np.abs(weights).max() > 0 for weights in trained)
+    for weights, still in zip(trained, captioner.get_weights(), strict=True):
+        np.testing.assert_allclose(still, weights, rtol=1e-6)
 
 
 def test_mirrored_images_stand_behind_the_others_and_are_computed_once(script, tmp_path, monkeypatch):

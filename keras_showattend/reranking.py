@@ -1,0 +1,159 @@
+"""Of several captions of an image, the one that captions of similar images agree with."""
+
+import numpy as np
+
+from keras_showattend.evaluation import CiderD
+from keras_showattend.generation import Generation
+from keras_showattend.validation import check_not_negative, check_positive_integer
+
+# Images whose features, or whose candidates' scores, are in memory at a time.
+_CHUNK = 128
+
+
+class NeighborConsensus:
+    """Picks one caption of each image's candidates, with the help of the captions of similar images.
+
+        choice = argmax_c log p(c) / |c| + weight mean_j CIDEr-D(c, captions of neighbor j)
+    over the candidates c of an image and its m neighbors j: the stored images whose mean features have the largest
+    cosine with the image's, both after subtraction of the store's mean. |c| counts the tokens of a caption, its end
+    included. A captioner knows what captions of its training images have in common; the neighbors know what people said
+    of images like this one.
+
+    Images of the store itself find their own captions: figures measured on them mean nothing.
+
+    Args:
+        store: `FeatureStore` of the training images with their captions, of the features that the captioner was
+            trained on; or any object with `image_ids`, `features(image_ids)`, an array `(N, L, D)`, and
+            `captions(image_id)`, a list of str.
+        neighbors: Positive int m; all images where the store has fewer.
+        weight: Number >= 0, what a point of CIDEr-D, from 0 to 10, counts against a nat per token.
+
+    Raises:
+        ValueError: If an argument is not as described, or a stored caption has no words.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_showattend.generation import Generation
+    >>> from keras_showattend.reranking import NeighborConsensus
+    >>> class Store:
+    ...     image_ids = [1, 2, 3]
+    ...     def features(self, image_ids):
+    ...         return np.eye(3)[[i - 1 for i in image_ids]][:, None]
+    ...     def captions(self, image_id):
+    ...         return [["a dog runs on grass"], ["a cat sleeps on a bed"], ["two birds fly"]][image_id - 1]
+    >>> consensus = NeighborConsensus(Store(), neighbors=1)
+    >>> image = np.array([[[0.9, 0.1, 0.0]]])  # like the first of the store
+    >>> two = Generation(
+    ...     tokens=np.array([[[4, 5, 3], [4, 6, 3]]]),
+    ...     scores=np.array([[-2.0, -2.4]]),
+    ...     attention=None,
+    ...     texts=[["a cat", "a dog runs"]],
+    ... )
+    >>> consensus.rerank(two, image).texts
+    ['a dog runs']
+
+    Reference: consensus reranking is of Mao et al. 2015, arXiv 1412.6632, section 8, and Devlin et al. 2015,
+    arXiv 1505.04467, who rank the neighbors' own captions.
+    """
+
+    def __init__(self, store, neighbors=30, weight=2.0):
+        image_ids = list(store.image_ids)
+        check_positive_integer("neighbors", neighbors)
+        # A small store has fewer.
+        self.neighbors = min(neighbors, len(image_ids))
+        self.weight = check_not_negative("weight", weight)
+        self._image_ids = image_ids
+        self._cider_d = CiderD({image_id: store.captions(image_id) for image_id in image_ids})
+        means = np.concatenate(
+            [_means("store", store.features(image_ids[i : i + _CHUNK])) for i in range(0, len(image_ids), _CHUNK)]
+        )
+        self._center = means.mean(axis=0)
+        self._directions = _directions(means - self._center)
+
+    def nearest(self, features):
+        """The ids of the most similar stored images, the most similar first.
+
+        Args:
+            features: Float, `(N, L, D)`.
+
+        Returns:
+            N lists of m image ids.
+
+        Raises:
+            ValueError: If `features` has another rank or width.
+        """
+        means = _means("features", features)
+        if means.shape[1] != len(self._center):
+            raise ValueError(
+                f"`features` must have the width of the store's, {len(self._center)}. "
+                f"Received: features.shape={tuple(features.shape)}."
+            )
+        similarity = _directions(means - self._center) @ self._directions.T
+        # Stable, so that images alike in all keep the store's order.
+        places = np.argsort(-similarity, axis=1, kind="stable")[:, : self.neighbors]
+        return [[self._image_ids[place] for place in row] for row in places]
+
+    def rerank(self, generation, features):
+        """The best of each image's candidates.
+
+        Args:
+            generation: `Generation` of several captions an image, as `generate` with `BeamSearch(n_best=K)` returns it.
+            features: Float, `(N, L, D)`, of the same images.
+
+        Returns:
+            `Generation` of one caption an image.
+
+        Raises:
+            ValueError: If `generation` has no texts or no axis K, or `features` does not fit.
+        """
+        tokens, scores = generation.tokens, generation.scores
+        if tokens.ndim != 3 or generation.texts is None:
+            received = f"tokens.shape={tokens.shape}" + (", texts=None" if generation.texts is None else "")
+            raise ValueError(
+                "`generation` must have texts and several captions an image, tokens (N, K, T): decode with "
+                f"BeamSearch(n_best=K) and a tokenizer. Received: {received}."
+            )
+        if len(features) != len(tokens):
+            raise ValueError(
+                f"`features` must be of the {len(tokens)} images of `generation`. "
+                f"Received: features.shape={tuple(features.shape)}."
+            )
+        chunks = range(0, len(tokens), _CHUNK)
+        agreement = np.concatenate(
+            [self._agreement(generation.texts[i : i + _CHUNK], features[i : i + _CHUNK]) for i in chunks]
+        )
+        lengths = np.maximum(np.count_nonzero(tokens, axis=-1), 1)
+        best = np.argmax(scores / lengths + self.weight * agreement, axis=1)
+        rows = np.arange(len(best))
+        attention = generation.attention
+        return Generation(
+            tokens[rows, best],
+            scores[rows, best],
+            None if attention is None else attention[rows, best],
+            [texts[place] for texts, place in zip(generation.texts, best, strict=True)],
+        )
+
+    def _agreement(self, texts, features):
+        """The mean CIDEr-D of every candidate against the neighbors of its image, `(N, K)`."""
+        pairs = [
+            (caption, neighbor)
+            for captions, neighbors in zip(texts, self.nearest(features), strict=True)
+            for caption in captions
+            for neighbor in neighbors
+        ]
+        captions, neighbors = zip(*pairs, strict=True)
+        return self._cider_d.rewards(captions, neighbors).reshape(len(texts), -1, self.neighbors).mean(axis=-1)
+
+
+def _means(name, features):
+    """The mean over the locations, `(N, L, D)` to `(N, D)`, float32."""
+    features = np.asarray(features)
+    if features.ndim != 3:
+        raise ValueError(f"`{name}` must have features (N, L, D). Received: features.shape={features.shape}.")
+    return features.astype("float32").mean(axis=1)
+
+
+def _directions(vectors):
+    """Vectors of length 1; those of length 0 stay."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)

@@ -1,0 +1,132 @@
+"""The choice among candidates, against its formula written as loops."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_showattend.evaluation import CiderD
+from keras_showattend.generation import Generation
+from keras_showattend.reranking import NeighborConsensus
+
+CAPTIONS = {
+    "b": ["a dog runs on grass", "the dog runs"],
+    "a": ["a cat sleeps on a bed"],
+    "d": ["two birds fly", "birds in the sky"],
+    "c": ["a man rides a horse", "a horse and a man"],
+}
+D, T, L = 3, 5, 2
+TEXTS = st.sampled_from(["a dog runs", "birds in the sky", "a cat", "", "a man rides"])
+
+
+class Store:
+    def __init__(self, seed=0):
+        self.image_ids = list(CAPTIONS)
+        self.x = np.random.default_rng(seed).normal(size=(len(CAPTIONS), L, D)).astype("float16")
+
+    def features(self, image_ids):
+        return self.x[[self.image_ids.index(i) for i in image_ids]]
+
+    def captions(self, image_id):
+        return CAPTIONS[image_id]
+
+
+def candidates(texts, seed=0):
+    random = np.random.default_rng(seed)
+    count, width = len(texts), len(texts[0])
+    lengths = random.integers(1, T + 1, (count, width))
+    tokens = np.where(np.arange(T) < lengths[..., None], random.integers(3, 9, (count, width, T)), 0)
+    return Generation(tokens, -random.uniform(0, 5, (count, width)), random.uniform(size=(count, width, T, L)), texts)
+
+
+def by_hand(generation, features, store, neighbors, weight):
+    """The place of each image's best caption."""
+    cider = CiderD(CAPTIONS)
+    means = {i: store.features([i])[0].astype("float64").mean(0) for i in store.image_ids}
+    center = np.mean(list(means.values()), axis=0)
+    chosen = []
+    for n, image in enumerate(features):
+        mean = image.mean(0) - center
+
+        def cosine(image_id, mean=mean):
+            other = means[image_id] - center
+            return mean @ other / np.linalg.norm(mean) / np.linalg.norm(other)
+
+        near = sorted(store.image_ids, key=cosine, reverse=True)[:neighbors]
+        totals = []
+        for k, text in enumerate(generation.texts[n]):
+            agreement = np.mean([cider.rewards([text], [image_id])[0] for image_id in near])
+            length = np.count_nonzero(generation.tokens[n, k])
+            totals.append(generation.scores[n, k] / length + weight * agreement)
+        chosen.append(int(np.argmax(totals)))
+    return chosen
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    texts=st.lists(st.lists(TEXTS, min_size=3, max_size=3), min_size=1, max_size=3),
+    neighbors=st.integers(1, 6),
+    weight=st.floats(0, 4),
+    seed=st.integers(0, 99),
+)
+def test_the_formula(texts, neighbors, weight, seed):
+    store, generation = Store(seed), candidates(texts, seed)
+    features = np.random.default_rng(seed + 1).normal(size=(len(texts), L, D))
+    chosen = by_hand(generation, features, store, neighbors, weight)
+    best = NeighborConsensus(store, neighbors, weight).rerank(generation, features)
+    for n, place in enumerate(chosen):
+        # Candidates of one text and one length may tie.
+        assert best.texts[n] == texts[n][place]
+        np.testing.assert_array_equal(best.tokens[n], generation.tokens[n, place])
+        np.testing.assert_array_equal(best.scores[n], generation.scores[n, place])
+        np.testing.assert_array_equal(best.attention[n], generation.attention[n, place])
+
+
+def test_the_nearest_come_first_and_many_images_take_several_passes():
+    store = Store()
+    consensus = NeighborConsensus(store, neighbors=2)
+    nearest = consensus.nearest(np.repeat(store.features(["d", "a"]), 100, axis=0))
+    assert [row[0] for row in nearest] == ["d"] * 100 + ["a"] * 100
+    texts = [["a dog runs", "two birds fly"]] * 200
+    generation = candidates(texts)._replace(scores=np.zeros((200, 2)))
+    features = np.repeat(store.features(["d", "b"]), 100, axis=0)
+    best = NeighborConsensus(store, neighbors=1).rerank(generation, features)
+    assert best.texts == ["two birds fly"] * 100 + ["a dog runs"] * 100
+
+
+def test_a_decoder_without_attention():
+    generation = candidates([["a dog", "a cat"]])._replace(attention=None)
+    assert NeighborConsensus(Store(), 1).rerank(generation, np.ones((1, L, D))).attention is None
+
+
+def test_an_image_like_the_mean_of_all_has_neighbors_too():
+    store = Store()
+    mean = store.x.astype("float64").mean(axis=(0, 1), keepdims=True)
+    assert len(NeighborConsensus(store, 3).nearest(mean)[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"neighbors": 0}, "`neighbors` must be a positive"),
+        ({"weight": -1.0}, "`weight`"),
+        ({"weight": float("nan")}, "`weight`"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        NeighborConsensus(Store(), **arguments)
+
+
+def test_wrong_features_and_generations():
+    consensus, generation = NeighborConsensus(Store(), 2), candidates([["a dog", "a cat"]])
+    with pytest.raises(ValueError, match=r"`features` must have the width of the store's, 3.*\(1, 2, 4\)"):
+        consensus.rerank(generation, np.ones((1, L, 4)))
+    with pytest.raises(ValueError, match=r"`features` must have features \(N, L, D\).*\(1, 3\)"):
+        consensus.nearest(np.ones((1, D)))
+    with pytest.raises(ValueError, match=r"`features` must be of the 1 images.*\(2, 2, 3\)"):
+        consensus.rerank(generation, np.ones((2, L, D)))
+    with pytest.raises(ValueError, match=r"several captions an image.*tokens.shape=\(1, 5\)"):
+        consensus.rerank(generation._replace(tokens=generation.tokens[:, 0]), np.ones((1, L, D)))
+    with pytest.raises(ValueError, match="texts=None"):
+        consensus.rerank(generation._replace(texts=None), np.ones((1, L, D)))
