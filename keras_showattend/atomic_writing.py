@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import uuid
 
 _PARTIAL = ".partial"
 
@@ -21,9 +22,10 @@ def replacing(path):
         OSError: If the file can't be written.
     """
     path = os.fspath(path)
-    partial = f"{path}{_PARTIAL}"
+    # A name of its own: several processes and threads may write one file.
+    partial = f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -59,7 +61,7 @@ def replacing_folder(path):
         OSError: If the folder can't be written.
     """
     path = pathlib.Path(path)
-    beside, old = (path.with_name(f"{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    beside, old = (path.with_name(f"{path.name}.{uuid.uuid4().hex}.{kind}") for kind in ("tmp", "old"))
     beside.mkdir(parents=True)
     try:
         yield beside

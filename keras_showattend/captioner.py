@@ -1,6 +1,7 @@
 """The whole captioner: features in, words and the places looked at out."""
 
 import functools
+import inspect
 
 import keras
 from keras import ops
@@ -36,8 +37,10 @@ class Captioner(keras.Model):
     Args:
         encoder: Layer, features `(N, L, D)` to `(N, L, E)`, such as `FeatureEncoder`.
         decoder: Layer, tokens and what the encoder returns to logits, such as `AttentionGRUDecoder`. One of your own
-            has its `vocab_size`, `prepare(features)`, `initial_state(batch_size, memory)` and
-            `step(token, state, memory)`, which may leave the attention out; memory and state are nests of tensors.
+            has its `vocab_size`, `prepare(features)`, `initial_state(batch_size)`, whose first state may depend on a
+            second argument `memory`, and `step(token, state, memory)`, which may leave the attention out; memory and
+            state are nests of tensors. Where all of its memory has a row for each image, and `step` takes any number
+            of rows, its class may say `memory_has_rows = True`: captions that have ended then leave a large batch.
             With `attention_penalty`, a call takes `return_attention_scores=True`.
         tokenizer: Optional `CaptionTokenizer`; then `generate` returns texts too.
         feature_extractor: Optional `FeatureExtractor`; then images may stand where features do. Its backbone is
@@ -469,7 +472,9 @@ class Captioner(keras.Model):
         """
         self.check_inference(x)
         memory = self.decoder.prepare(self._encode(x, training=False))
-        return memory, self.decoder.initial_state(ops.shape(x)[0], memory)
+        # A decoder whose first state does not depend on the image need not take the memory.
+        takes_memory = "memory" in inspect.signature(self.decoder.initial_state).parameters
+        return memory, self.decoder.initial_state(ops.shape(x)[0], **({"memory": memory} if takes_memory else {}))
 
     # Saving
 

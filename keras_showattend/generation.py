@@ -4,7 +4,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from keras import ops
+from keras import backend, ops
 
 from keras_showattend.captioner_inputs import as_array
 from keras_showattend.decoding import Decoding, Greedy, compile_decoding, ensemble
@@ -12,7 +12,8 @@ from keras_showattend.ops.fusing import fusing
 from keras_showattend.validation import check_positive_integer
 
 # From so many images on, captions that have ended leave the search, and on TensorFlow XLA compiles parts of it for each
-# number of those that are left. This takes a second in all: many images save it again, single ones never would.
+# number of those that are left: a third of a second and more for a number that is new. Many images save it again,
+# single ones never would.
 _MANY = 16
 
 
@@ -168,12 +169,18 @@ def _checked_captioners(captioners):
 
 def _compiled(captioners, decoding, max_length, rank, many):
     """The search as a function of x and of what `decoding` draws, compiled once and kept by the first captioner."""
-    many = many and all(getattr(c.decoder, "memory_has_rows", False) for c in captioners)
+    # A class says it for itself: one that is derived may add to the memory what has no rows. On JAX none leaves.
+    leave = backend.backend() != "jax" and all(vars(type(c.decoder)).get("memory_has_rows") for c in captioners)
+    many = many and leave
     functions = captioners[0]._compiled_searches
     variables = [v for c in captioners for v in (*c.trainable_variables, *c.non_trainable_variables)]
+    ids = frozenset(map(id, variables))
     # Quantization and LoRA give a layer other variables, of which what is compiled knows nothing.
-    key = (captioners[1:], decoding, max_length, rank, many, frozenset(map(id, variables)))
+    key = (captioners[1:], decoding, max_length, rank, many, ids)
     if key not in functions:
+        # What is compiled for variables that were replaced would keep them alive.
+        for other in [other for other in functions if other[0] == key[0] and other[-1] != ids]:
+            del functions[other]
         search = _search_many if many else _search
         compiled = compile_decoding(functools.partial(search, captioners, decoding, max_length), variables)
         # Kept, or other variables might get their ids.

@@ -95,10 +95,15 @@ def token_crossentropy(tokens, logits, label_smoothing=0.0):
     check_predictions(tokens, logits)
     tokens = ops.cast(tokens, "int32")
     logits = at_least_float32(logits)
-    # TensorFlow and torch have fast code of their own for the plain loss.
-    if label_smoothing or backend.backend() == "jax":
+    # Where it is faster than the backend's own: on two cores 1.3 to 1.7 times on JAX, and with smoothing 1.1 to 2 times
+    # on TensorFlow.
+    if backend.backend() == "jax" or (label_smoothing and backend.backend() == "tensorflow"):
         return softmax_crossentropy(logits, tokens, label_smoothing)
-    return ops.sparse_categorical_crossentropy(tokens, logits, from_logits=True)
+    loss = ops.sparse_categorical_crossentropy(tokens, logits, from_logits=True)
+    if label_smoothing:
+        uniform = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    return loss
 
 
 def check_predictions(y_true, y_pred):

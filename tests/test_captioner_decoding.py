@@ -248,7 +248,7 @@ class Bigrams(keras.layers.Layer):
     def prepare(self, features):
         return ops.matmul(ops.mean(features, axis=1), self.glance)
 
-    def initial_state(self, batch_size, memory):
+    def initial_state(self, batch_size):
         return (ops.zeros((batch_size, V)),)
 
     def step(self, token, state, memory):

@@ -57,6 +57,34 @@ def test_the_gate_and_the_first_state_of_an_image():
     assert_equal(found, expected)
 
 
+def test_captioners_of_other_widths_one_after_the_other_and_together():
+    def of(embed_dim, vocab_size=V):
+        captioner = Captioner(FeatureEncoder(embed_dim), AttentionGRUDecoder(vocab_size, embed_dim + 1, embed_dim + 2))
+        captioner.build([(None, L, D), (None, None)])
+        return captioner
+
+    captioners, x = [of(3), of(5), of(4)], features()
+    for one in (*captioners, of(3, V + 1), of(3, V + 2)):
+        assert_equal(one.generate(x, "greedy", max_length=T), one.generate(x, "greedy", max_length=T, batch_size=7))
+    found, expected = (generate_together(captioners, x, BeamSearch(2), max_length=T, batch_size=n) for n in (None, 7))
+    assert_equal(found, expected)
+
+
+def test_a_decoder_that_is_derived_says_for_itself_that_its_memory_has_rows():
+    class Warmer(AttentionGRUDecoder):
+        def prepare(self, features, features_mask=None):
+            return super().prepare(features, features_mask) | {"temperature": keras.ops.convert_to_tensor(2.0)}
+
+        def step(self, token, state, memory):
+            logits, *rest = super().step(token, state, memory)
+            return logits / memory["temperature"], *rest
+
+    captioner = Captioner(FeatureEncoder(3), Warmer(V, 4, 6))
+    captioner.build([(None, L, D), (None, None)])
+    found, expected = (captioner.generate(features(), max_length=T, batch_size=n) for n in (None, 7))
+    assert_equal(found, expected)
+
+
 def test_batches_of_other_sizes(captioner):
     x = features(40)
     whole = captioner.generate(x, "greedy", max_length=T)

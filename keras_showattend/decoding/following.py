@@ -45,7 +45,7 @@ def follow(choose, options, step, state, batch_size, max_length, start_id, end_i
     check_positive_integer("max_length", max_length)
     options.check_length(max_length)
     shared = () if memory is None else (memory,)
-    # XLA rounds sums over the vocabulary otherwise, and what is drawn should not depend on how many images there are.
+    # XLA rounds sums over the vocabulary otherwise: a draw at the edge of a word's share would fall to another word.
     next_token = _next_token if drawn else fused(_next_token)
 
     def advance(t, followed, state, constants):

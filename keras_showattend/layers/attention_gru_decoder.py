@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_showattend.layers.bahdanau_attention import BahdanauAttention
 from keras_showattend.layers.decoder_checks import batch_of, check_call, check_features, check_rows, check_state
+from keras_showattend.layers.vocabulary_layer import VocabularyLayer
 from keras_showattend.ops import (
     AttentionGRUWeights,
     ContextGate,
@@ -16,12 +17,7 @@ from keras_showattend.ops import (
     masked_softmax,
 )
 from keras_showattend.ops.additive_attention import exponentials
-from keras_showattend.ops.scan import on_jax_accelerator
 from keras_showattend.validation import check_fraction, check_positive_integer
-
-# A GPU's tensor cores want rows that start at multiples of 16 bytes. With 5,001 columns instead of 5,008 the products
-# of the vocabulary layer and its loss, forward and backward, take 1.6 times as long on an H100.
-_FAST_COLUMNS = 8
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -150,7 +146,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
             name="hidden",
         )
         # Half precision would leave three digits of a logit.
-        self.vocabulary = keras.layers.Dense(
+        self.vocabulary = VocabularyLayer(
             self.vocab_size,
             kernel_initializer=_clone(self.kernel_initializer),
             dtype=at_least_float32_dtype(self.compute_dtype),
@@ -322,7 +318,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
             gate=self._context_gate(),
         )
         hidden = self.hidden(_like_tokens(states, shape))
-        outputs = [self._logits(self.output_dropout(hidden, training=training))]
+        outputs = [self.vocabulary(self.output_dropout(hidden, training=training))]
         if return_state:
             outputs.append(states[-1])
         if return_attention_scores:
@@ -340,15 +336,6 @@ class AttentionGRUDecoder(keras.layers.Layer):
         embedded = ops.cast(embedded, self.compute_dtype)
         kernel, bias = self._cast(self.gru.kernel), self._cast(self.gru.bias)
         return ops.matmul(embedded, kernel[-self.embed_dim :]) + bias[0]
-
-    def _logits(self, hidden):
-        layer, padding = self.vocabulary, -self.vocab_size % _FAST_COLUMNS
-        # An integer kernel is the layer's own matter.
-        if not padding or not on_jax_accelerator() or layer.quantization_mode is not None:
-            return layer(hidden)
-        kernel = ops.pad(ops.cast(layer.kernel, layer.compute_dtype), [[0, 0], [0, padding]])
-        logits = ops.matmul(ops.cast(hidden, layer.compute_dtype), kernel)
-        return logits[..., : self.vocab_size] + ops.cast(layer.bias, layer.compute_dtype)
 
     def _recurrence_weights(self):
         attention, gru = self.attention, self.gru

@@ -55,7 +55,6 @@ class FeatureEncoder(keras.layers.Layer):
     def build(self, features_shape):
         self._check_shape(features_shape)
         self.input_dropout.build(features_shape)
-        self._width = features_shape[-1]
         # (B, L, D) in either case
         self.projection.build((None, None, features_shape[-1]))
 
@@ -71,9 +70,10 @@ class FeatureEncoder(keras.layers.Layer):
             raise ValueError(
                 f"`features` must have the shape (B, L, D) or (B, H, W, D). Received: features.shape={tuple(shape)}."
             )
-        if self.built and shape[-1] != self._width:
+        width = self.projection.kernel.shape[0] if self.projection.built else None
+        if None not in (width, shape[-1]) and shape[-1] != width:
             raise ValueError(
-                f"The last axis of `features` must have the width {self._width} that {self.name!r} was built with. "
+                f"The last axis of `features` must have the width {width} that {self.name!r} was built with. "
                 f"Received: features.shape={tuple(shape)}."
             )
 

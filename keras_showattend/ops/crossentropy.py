@@ -10,7 +10,8 @@ def softmax_crossentropy(logits, targets, label_smoothing=0.0):
              = log sum_v exp(l_v) - (1 - e) l_target - e mean_v(l_v)
 
     Its gradient by hand, g (p - q), is one pass over logits that are read anyway; a backend's own keeps or makes more
-    arrays of that size, and of all arrays of a training step these are the largest.
+    arrays of that size, and of all arrays of a training step these are the largest. On JAX it has no forward-mode
+    derivative (`jax.jvp`), on torch no second one.
 
     Args:
         logits: Float, `(..., V)`, V known.
@@ -30,7 +31,7 @@ def softmax_crossentropy(logits, targets, label_smoothing=0.0):
     classes = logits.shape[-1]
 
     @ops.custom_gradient
-    def run(logits):
+    def run(logits, targets):
         # A comparison fuses with what surrounds it, a gather and its gradient do not.
         is_target = ops.arange(classes, dtype="int32") == targets[..., None]
         total = ops.logsumexp(logits, axis=-1)
@@ -42,8 +43,8 @@ def softmax_crossentropy(logits, targets, label_smoothing=0.0):
             # torch hands the upstream gradient over by keyword, the others by position.
             upstream = args[0] if upstream is None else upstream
             wanted = (1 - label_smoothing) * ops.cast(is_target, logits.dtype) + label_smoothing / classes
-            return upstream[..., None] * (ops.exp(logits - total[..., None]) - wanted)
+            return upstream[..., None] * (ops.exp(logits - total[..., None]) - wanted), None
 
         return loss, gradient
 
-    return run(logits)
+    return run(logits, targets)

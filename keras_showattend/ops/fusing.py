@@ -15,8 +15,9 @@ def fusing():
 
     It is for long loops on TensorFlow without a GPU, which else writes every intermediate array to memory and reads it
     again: what a step of decoding does with its queries and keys is four to six times as fast. The products around it
-    stay with TensorFlow, whose kernels are faster than XLA's there. A shape that is new costs a tenth of a second.
-    On other backends, which compile all or nothing, it changes nothing.
+    stay with TensorFlow, whose kernels are faster than XLA's there. A shape that is new costs a tenth of a second for
+    each function, and what was compiled for it stays with the process: with many sizes, fix the `batch_size`. On other
+    backends, which compile all or nothing, it changes nothing.
 
     Example:
     >>> from keras import ops
@@ -47,7 +48,8 @@ def fused(function):
 def _compiled(function):
     import tensorflow as tf
 
-    return tf.function(function, autograph=False, jit_compile=True, reduce_retracing=True)
+    # Not `reduce_retracing`: after a model of another width it would hide the widths, which reshapes must know.
+    return tf.function(function, autograph=False, jit_compile=True)
 
 
 def _has_gpu():

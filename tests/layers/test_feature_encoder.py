@@ -276,3 +276,9 @@ def write_stored():
 
 if __name__ == "__main__":
     write_stored()
+
+
+def test_a_width_that_is_not_known_may_be_the_right_one():
+    layer = random_layer()
+    assert layer.compute_output_shape((None, None, None)) == (None, None, E)
+    assert tuple(layer(keras.Input((None, None))).shape) == (None, None, E)

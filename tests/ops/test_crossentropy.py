@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,6 +61,22 @@ def test_large_logits_and_classes_that_are_ruled_out_stay_finite():
     np.testing.assert_allclose(value, np.log(1 + np.exp(-1)), rtol=1e-5)
     share = 1 / (1 + np.exp(-1))
     np.testing.assert_allclose(gradient, [[0, 0, 0], [0, share - 1, 1 - share]], atol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX's transformations")
+def test_the_transformations_of_jax():
+    import jax
+
+    logits, targets = np.random.default_rng(0).normal(size=(3, 5)).astype("float32"), np.array([0, 4, 2])
+    _, expected = by_hand(logits, targets, 0.1)
+
+    def loss(logits, targets):
+        return softmax_crossentropy(logits, targets, 0.1).sum()
+
+    for gradient in (jax.grad(jax.jit(loss)), jax.jit(jax.grad(loss)), jax.grad(jax.checkpoint(loss))):
+        np.testing.assert_allclose(gradient(logits, targets), expected, atol=1e-6)
+    rows = jax.vmap(jax.grad(loss))(logits, targets)
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
 
 
 def test_the_dtype_is_that_of_the_logits():

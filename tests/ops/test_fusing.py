@@ -29,6 +29,17 @@ def test_the_same_numbers():
     assert power.__name__ == "power"
 
 
+@fused
+def flat(x):
+    return ops.reshape(x, (-1, x.shape[-1] * x.shape[-2]))
+
+
+def test_widths_stay_known_whatever_came_before():
+    with fusing():
+        for width in (2, 3, 4, 5):
+            assert tuple(flat(ops.zeros((6, width, width + 1))).shape) == (6, width * (width + 1))
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="other backends compile all or nothing")
 class TestOnTensorFlow:
     def kernels(self, function):

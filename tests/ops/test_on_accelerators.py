@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_showattend.layers import AttentionGRUDecoder
 from keras_showattend.ops import additive_attention
 from keras_showattend.ops.scan import on_jax_accelerator, scan
 
@@ -14,8 +15,8 @@ from keras_showattend.ops.scan import on_jax_accelerator, scan
 @pytest.fixture
 def as_if_on_a_gpu(monkeypatch):
     # The package's names of these modules are those of their functions.
-    for name in ("additive_attention", "scan"):
-        monkeypatch.setattr(sys.modules[f"keras_showattend.ops.{name}"], "on_jax_accelerator", lambda: True)
+    for name in ("ops.additive_attention", "ops.scan", "layers.vocabulary_layer"):
+        monkeypatch.setattr(sys.modules[f"keras_showattend.{name}"], "on_jax_accelerator", lambda: True)
 
 
 def test_the_processors_of_the_tests_are_no_accelerators():
@@ -51,3 +52,36 @@ def test_unrolled_loops_take_every_step_once(as_if_on_a_gpu, length, reverse):
         carry = 2 * carry + x[t]
     assert float(last) == carry
     np.testing.assert_array_equal(ops.convert_to_numpy(rows), expected)
+
+
+@pytest.mark.parametrize("words", [7, 8, 9])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_padded_vocabulary_layer_gives_the_same_logits(monkeypatch, words, policy):
+    decoder = AttentionGRUDecoder(words, 4, 5, dtype=policy)
+    tokens, features = np.ones((2, 3), "int32"), np.random.default_rng(0).normal(size=(2, 6, 4)).astype("float32")
+    expected = ops.convert_to_numpy(decoder(tokens, features))
+    padded = []
+    layer = sys.modules["keras_showattend.layers.vocabulary_layer"]
+    monkeypatch.setattr(layer, "on_jax_accelerator", lambda: padded.append(True) or True)
+    logits = ops.convert_to_numpy(decoder(tokens, features))
+    assert logits.dtype == "float32"
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    assert bool(padded) == (words != 8)
+
+
+def test_a_padded_vocabulary_layer_takes_lora_and_int8(as_if_on_a_gpu):
+    decoder = AttentionGRUDecoder(9, 4, 5)
+    tokens, features = np.ones((2, 3), "int32"), np.random.default_rng(0).normal(size=(2, 6, 4)).astype("float32")
+    plain = ops.convert_to_numpy(decoder(tokens, features))
+    decoder.vocabulary.quantize("int8")
+    assert decoder.vocabulary.quantization_mode == "int8"
+    np.testing.assert_allclose(ops.convert_to_numpy(decoder(tokens, features)), plain, atol=0.05)
+    decoder = AttentionGRUDecoder(9, 4, 5)
+    plain = ops.convert_to_numpy(decoder(tokens, features))
+    decoder.vocabulary.enable_lora(2)
+    change = np.ones((2, 9), "float32")
+    decoder.vocabulary.lora_kernel_b.assign(change)
+    hidden = ops.convert_to_numpy(decoder.hidden(ops.ones((1, 5))))
+    expected = hidden @ ops.convert_to_numpy(decoder.vocabulary.kernel) + ops.convert_to_numpy(decoder.vocabulary.bias)
+    np.testing.assert_allclose(ops.convert_to_numpy(decoder.vocabulary(hidden)), expected, rtol=1e-5)
+    assert np.abs(ops.convert_to_numpy(decoder(tokens, features)) - plain).max() > 1e-3
