@@ -172,6 +172,21 @@ def test_each_step_is_along_the_gradient_of_reinforce(baseline, vocab_size):
         assert slope == pytest.approx(wanted, abs=tolerance, rel=tolerance)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_dropout_is_of_the_gradient_and_not_of_what_is_drawn(rate):
+    drawn, learned = [], []
+    for dropout in (False, True):
+        captioner, recorder = make(dropout=rate), Recorder(count_a)
+        SelfCriticalTrainer(captioner, sgd(0.05), samples=G, reward=recorder, dropout=dropout).fit(
+            Store(), batch_size=3, seed=1, verbose=0
+        )
+        drawn.append(recorder.calls[0][0])
+        learned.append(captioner.get_weights())
+    assert drawn[0] == drawn[1]
+    same = all(np.allclose(one, other, atol=1e-6) for one, other in zip(*learned, strict=True))
+    assert same == (rate == 0)
+
+
 @pytest.mark.parametrize("baseline", ["others", "greedy"])
 def test_the_logs_are_means_over_tokens_and_captions(baseline):
     store, recorder = Store(), Recorder(count_a)
@@ -473,6 +488,7 @@ def test_regularisation_joins_the_loss():
         ({"samples": 0}, "`samples` must be a positive integer"),
         ({"samples": 1}, '`samples` must be at least 2 with baseline="others"'),
         ({"baseline": "mean"}, "`baseline` must be .* Received: baseline='mean'"),
+        ({"dropout": 0.5}, "`dropout` must be True or False. Received: dropout=0.5"),
         ({"reward": "cider_d"}, "`reward` must be a function or None. Received: reward='cider_d'"),
         ({"max_length": 0}, "`max_length` must be a positive integer"),
         ({"captioner": keras.Sequential()}, "`captioner` must be a Captioner that is built.*Sequential"),

@@ -44,9 +44,8 @@ class SelfCriticalTrainer:
             cut off at `max_length`. With `baseline="greedy"` it is called for these too, with G = 1. None takes
             `CaptionReward` of the captions that `fit` gets; `CaptionReward(references, bleu4=1.0)` mixes.
         max_length: Positive int T, the most tokens of a sample, the end id included; None takes the captioner's.
-        dropout: Bool, whether the captioner's dropout acts where the distribution is differentiated. The gradient is
-            then that of the captions drawn under a thinned network, which is not quite the one that drew them; with few
-            images it is what keeps the reward of other images rising.
+        dropout: Bool, whether the captioner's dropout acts where the distribution is differentiated: a regularizer. The
+            gradient is then that of a thinned network, which is not quite the one that drew the captions.
 
     Attributes:
         model: What callbacks get for their model: a `Captioner` made of the captioner's own layers, so of the same
