@@ -25,7 +25,7 @@ def replacing(path):
     # A name of its own: several processes and threads may write one file.
     partial = f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
     try:
-        with open(partial, "xb") as file:
+        with open(partial, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
