@@ -128,11 +128,11 @@ def generate_batches(captioners, batches, count, decoding, max_length=None):
     # For all batches at once, so that their size does not change what is drawn.
     drawn = decoding.draw(count, max_length)
     tokenizer = next((c.tokenizer for c in captioners if c.tokenizer is not None), None)
-    start, many = 0, None
+    start, run = 0, None
     for x in batches:
-        # The last batch, be it small, goes through what is compiled already.
-        many = len(x) >= _MANY if many is None else many
-        run = _compiled(captioners, decoding.program, max_length, len(x.shape), many)
+        if run is None:
+            # The last batch, be it small, goes through what is compiled for the first.
+            run = _compiled(captioners, decoding.program, max_length, len(x.shape), len(x) >= _MANY)
         decoded = run(x, *(numbers[start : start + len(x)] for numbers in drawn))
         start += len(x)
         tokens, scores, attention = (None if part is None else ops.convert_to_numpy(part) for part in decoded)

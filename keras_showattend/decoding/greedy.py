@@ -43,18 +43,7 @@ class Greedy(Decoding):
         end_id=END,
         padding_id=PADDING,
     ):
-        return follow(
-            _most_probable,
-            self,
-            step,
-            state,
-            batch_size,
-            max_length,
-            start_id,
-            end_id,
-            padding_id,
-            memory,
-        )
+        return follow(_most_probable, self, step, state, batch_size, max_length, start_id, end_id, padding_id, memory)
 
 
 def _most_probable(allowed, t):

@@ -92,18 +92,9 @@ class Sampling(Decoding):
         end_id=END,
         padding_id=PADDING,
     ):
+        drawn = (ops.convert_to_tensor(numbers),)
         return follow(
-            self._drawn,
-            self,
-            step,
-            state,
-            batch_size,
-            max_length,
-            start_id,
-            end_id,
-            padding_id,
-            memory,
-            (ops.convert_to_tensor(numbers),),
+            self._drawn, self, step, state, batch_size, max_length, start_id, end_id, padding_id, memory, drawn
         )
 
     def _drawn(self, allowed, t, numbers):

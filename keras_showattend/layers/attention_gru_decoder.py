@@ -96,6 +96,10 @@ class AttentionGRUDecoder(keras.layers.Layer):
     arXiv 1409.0473, appendix A.1.2; the GRU of Cho et al. 2014, arXiv 1406.1078.
     """
 
+    # `prepare` gives a row for each image and nothing else, and `step` takes any number of rows, known or not: captions
+    # that have ended can leave a search.
+    memory_has_rows = True
+
     def __init__(
         self,
         vocab_size,
@@ -173,10 +177,6 @@ class AttentionGRUDecoder(keras.layers.Layer):
         self.embedding_dropout = keras.layers.Dropout(self.dropout, dtype=policy)
         self.output_dropout = keras.layers.Dropout(self.dropout, dtype=policy)
         self.supports_masking = True
-
-    # `prepare` gives a row for each image and nothing else, and `step` takes any number of rows, known or not: captions
-    # that have ended can leave a search.
-    memory_has_rows = True
 
     def build(self, tokens_shape, features_shape):
         width = features_shape[-1]
