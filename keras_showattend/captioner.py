@@ -376,6 +376,7 @@ class Captioner(keras.Model):
 
         `"onnx"` and `"litert"` write a folder with the encoder and a single step of the decoder, a `vocabulary.txt`
         and a `README.md` that tells their inputs and outputs; these formats neither read image files nor search.
+        The steps of LiteRT take one image at a time, and any number of captions of it.
 
         Args:
             filepath: Local path of the folder to write. An earlier export there is replaced, whole, by two renames.
@@ -384,6 +385,7 @@ class Captioner(keras.Model):
             input_signature: Optional shape and dtype of `x`, a `keras.InputSpec` or `tf.TensorSpec`. Default: strings
                 `(N,)`, the bytes of JPEG or PNG files, where there is a feature extractor (for ONNX and LiteRT: images
                 `(N, height, width, 3)`, float32, of its `image_size`), and features `(N, L, D)`, float32, elsewhere.
+                For LiteRT N is 1 and L must be known, from the captioner's `grid` or from here.
                 What `generate` takes is possible too, such as images `(None, None, None, 3)`, uint8.
             decoding: As in `generate`; `"tf_saved_model"` only. A `Sampling` without a seed draws the same sequence
                 from its beginning in every process that loads the export.

@@ -24,6 +24,13 @@ _WRITTEN = {
     *(f"{part}.{ending}" for part in ("encoder", "step") for ending in _ENDINGS.values()),
 }
 
+# How many images a format's steps take at once. Where sizes in a graph are not constants, LiteRT's results are wrong in
+# some interpreters; with one image only the number of its captions is unknown, and every size follows from that.
+_ROWS = {
+    "onnx": "The state has B rows, the memory N, and B is a multiple of N: the captions of one image stand together.",
+    "litert": "One image at a time; the state has B rows, one for each caption of the image: repeat the first state.",
+}
+
 _README = """# A captioner, exported as {format}
 
 `encoder.{ending}` runs once for an image. From {x} of the shape {shape}, {dtype}, it makes what the steps read,
@@ -31,7 +38,7 @@ _README = """# A captioner, exported as {format}
 
 `step.{ending}` runs once for a word. Its inputs are `token`, int32 (B,), and `state...` and `memory_...`; its outputs
 are `logits` (B, V) of the next token, the `next_state...` to hand over as `state...`, and `attention` (B, L), where it
-looked. The state has B rows, the memory N, and B is a multiple of N: the captions of one image stand together.
+looked. {rows}
 
 Ids: 0 padding, 1 unknown, 2 start, 3 end. The first token is the start; greedy decoding then takes the id of the
 largest logit, 0 to 2 left out, until that is the end.{vocabulary}
@@ -81,6 +88,8 @@ def export_captioner(
             f'`decoding` and `max_length` are for format="tf_saved_model": format={format!r} holds single steps, and '
             f"the program that runs them searches. Received: decoding={decoding!r}, max_length={max_length}."
         )
+    if format == "litert":
+        spec = _one_image(spec)
     _check_replaceable(pathlib.Path(filepath))
     with replacing_folder(filepath) as folder:
         (folder / _MARK).touch()
@@ -134,6 +143,19 @@ def _default_spec(captioner, files):
         )
     locations = None if captioner.grid is None else captioner.grid[0] * captioner.grid[1]
     return tf.TensorSpec((None, locations, width), tf.float32, name="features")
+
+
+def _one_image(spec):
+    """`spec` with one row, for LiteRT."""
+    import tensorflow as tf
+
+    sizes = tuple(spec.shape)
+    if sizes[:1] not in ((None,), (1,)) or None in sizes[1:]:
+        raise ValueError(
+            '`input_signature` must have one row and no unknown size for format="litert", such as (1, 64, 2048); '
+            f"without one, the captioner's `grid` tells the locations. Received: the shape {sizes}."
+        )
+    return tf.TensorSpec((1, *sizes[1:]), spec.dtype, name=spec.name)
 
 
 def _check_replaceable(path):
@@ -302,7 +324,9 @@ def _export_steps(captioner, folder, spec, format, options):
         }
 
     token = tf.TensorSpec((None,), tf.int32, name="token")
-    leaves = [tf.TensorSpec(leaf.shape, leaf.dtype, name=name) for name, leaf in names.items()]
+    # As many states as there are captions, also of one image.
+    rows = {name: leaf.shape[:1] if name.startswith("memory") else (None,) for name, leaf in names.items()}
+    leaves = [tf.TensorSpec((*rows[name], *leaf.shape[1:]), leaf.dtype, name=name) for name, leaf in names.items()]
     ending = _ENDINGS[format]
     for name, function, signature in (
         ("encoder", lambda x: _named(encode(x)), [spec]),
@@ -318,6 +342,7 @@ def _export_steps(captioner, folder, spec, format, options):
         x=f"`{spec.name}`",
         shape=tuple(spec.shape),
         dtype=spec.dtype.name,
+        rows=_ROWS[format],
         vocabulary=" The word of an id is its line in `vocabulary.txt`, from 0." if captioner.tokenizer else "",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

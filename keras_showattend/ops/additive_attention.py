@@ -52,7 +52,10 @@ def attend(hidden, score_kernel, mask=None):
     else:
         # A product of rank 4 by rank 2 ends TensorFlow's process on some CPUs; rank 2 by rank 2 is safe.
         scores = ops.matmul(ops.reshape(hidden, (-1, hidden.shape[-1])), score_kernel)
-        scores = ops.reshape(scores, ops.shape(hidden)[:-1])
+        shape = tuple(hidden.shape)[:-1]
+        # A constant where it can be one: LiteRT is not reliable with shapes that it computes.
+        known = [-1 if size is None else size for size in shape]
+        scores = ops.reshape(scores, known if known.count(-1) < 2 else ops.shape(hidden)[:-1])
     return masked_softmax(scores, None if mask is None else mask[:, None])
 
 
