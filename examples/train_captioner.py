@@ -92,6 +92,8 @@ def parse_arguments(arguments=None):
     model = parser.add_argument_group("model; defaults depend on the data set")
     model.add_argument("--backbone", help="a keras.applications model, such as mobilenet_v2, or patches")
     model.add_argument("--weights", default="imagenet", help="imagenet (a download), or a .weights.h5 file")
+    size = "pixels of a side that the backbone sees (default: what it was trained on)"
+    model.add_argument("--image-size", type=int, help=size)
     model.add_argument("--embed-dim", type=int, default=256)
     model.add_argument("--units", type=int)
     model.add_argument("--attention-units", type=int)
@@ -349,7 +351,7 @@ def main(arguments=None):
     start = time.time()
 
     sources = load_sources(options)
-    extractor = FeatureExtractor(options.backbone, weights=options.weights)
+    extractor = FeatureExtractor(options.backbone, weights=options.weights, image_size=options.image_size)
     train_store, validation_store = build_stores(sources, extractor, options)
     print(f"{len(train_store)} images to train on, {len(validation_store)} to validate on, none on both sides.")
 

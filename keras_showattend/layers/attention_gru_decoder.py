@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_showattend.layers.bahdanau_attention import BahdanauAttention
 from keras_showattend.layers.decoder_checks import batch_of, check_call, check_features, check_rows, check_state
+from keras_showattend.layers.dropout import Dropout
 from keras_showattend.layers.vocabulary_layer import VocabularyLayer
 from keras_showattend.ops import (
     AttentionGRUWeights,
@@ -174,8 +175,8 @@ class AttentionGRUDecoder(keras.layers.Layer):
                 dtype=policy,
                 name="first_state",
             )
-        self.embedding_dropout = keras.layers.Dropout(self.dropout, dtype=policy)
-        self.output_dropout = keras.layers.Dropout(self.dropout, dtype=policy)
+        self.embedding_dropout = Dropout(self.dropout, dtype=policy)
+        self.output_dropout = Dropout(self.dropout, dtype=policy)
         self.supports_masking = True
 
     def build(self, tokens_shape, features_shape):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_showattend.layers.dropout import Dropout
 from keras_showattend.ops import additive_attention
 from keras_showattend.validation import check_fraction, check_positive_integer, shapes_agree
 
@@ -61,7 +62,7 @@ class BahdanauAttention(keras.layers.Layer):
         self.use_bias = bool(use_bias)
         self.dropout = check_fraction("dropout", dropout)
         # A child layer, so that its seed is part of the layer's state on every backend.
-        self.weights_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+        self.weights_dropout = Dropout(self.dropout, dtype=self.dtype_policy)
         self.supports_masking = True
 
     def build(self, query_shape, value_shape, key_shape=None, projected_key_shape=None):

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_showattend.layers.dropout import Dropout
 from keras_showattend.validation import check_fraction, check_positive_integer
 
 
@@ -46,7 +47,7 @@ class FeatureEncoder(keras.layers.Layer):
         self.embed_dim = check_positive_integer("embed_dim", embed_dim)
         self.activation = keras.activations.get(activation)
         self.dropout = check_fraction("dropout", dropout)
-        self.input_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+        self.input_dropout = Dropout(self.dropout, dtype=self.dtype_policy)
         self.projection = keras.layers.Dense(
             self.embed_dim, activation=self.activation, dtype=self.dtype_policy, name="projection"
         )
