@@ -19,12 +19,15 @@ from keras_showattend.decoding import greedy_search
 from keras_showattend.export import export_captioner
 from keras_showattend.generation import caption_images, generate_together
 from keras_showattend.jax_state import with_state_of_jax
+from keras_showattend.logitless import can_be_logitless, is_logitless, logitless, logitless_training
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, doubly_stochastic_penalty, token_weights
 from keras_showattend.metrics import TokenWeightedMean
 from keras_showattend.ops import at_least_float32_dtype
 from keras_showattend.scheduled_sampling import checked_probability, sample_inputs
 from keras_showattend.validation import check_not_negative, check_positive_integer
 from keras_showattend.version import __version__, naming_a_newer_version
+
+_GET_LOGITS = ("call", "compute_loss", "compute_metrics")
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -151,9 +154,11 @@ class Captioner(keras.Model):
             )
         x, tokens = inputs
         encoded = self._encode(x, training=training)
+        # Other decoders need not know how to do without logits.
+        options = {"return_hidden": True} if is_logitless() else {}
         if not self.attention_penalty:
-            return self.decoder(tokens, encoded, training=training)
-        logits, weights = self.decoder(tokens, encoded, return_attention_scores=True, training=training)
+            return self.decoder(tokens, encoded, training=training, **options)
+        logits, weights = self.decoder(tokens, encoded, return_attention_scores=True, training=training, **options)
         penalty = doubly_stochastic_penalty(tokens, weights, self.attention_target)
         self.add_loss(self.attention_penalty * penalty)
         return logits
@@ -202,6 +207,7 @@ class Captioner(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         # Past Keras's attribute tracking, as its own `compile` sets it: a built model takes no new variables.
         object.__setattr__(self, "_loss_tracker", TokenWeightedMean(name="loss"))
+        object.__setattr__(self, "_logitless_training", logitless_training(loss, **kwargs))
 
     def compile_from_config(self, config):
         """Compile as saved, optimizer state included; Keras does this only for models with its own `compile`."""
@@ -243,16 +249,35 @@ class Captioner(keras.Model):
             seed, probability = self._sampling_seed, self.scheduled_sampling
             mix = functools.partial(sample_inputs, self, x, tokens, probability, seed)
             tokens, state = with_state_of_jax(self, state, mix)
-        return super().train_step(*state, ((x, tokens), targets, sample_weight))
+        with logitless(self._trains_without_logits()):
+            return super().train_step(*state, ((x, tokens), targets, sample_weight))
+
+    def _trains_without_logits(self):
+        # A subclass may read them in these.
+        inherited = all(getattr(type(self), name) is getattr(Captioner, name) for name in _GET_LOGITS)
+        return inherited and self._logitless_training is not None and can_be_logitless(self)
 
     def test_step(self, *args):
         """One step of evaluation by teacher forcing."""
         *state, data = args
         return super().test_step(*state, teacher_forcing(self, data))
 
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """As in `keras.Model`."""
+        if not is_logitless():
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        losses = [self._logitless_training.compute_loss(self, y_pred, y, sample_weight), *self.losses]
+        # Keras's way to add losses, which divides them among devices where there are several.
+        return sum(self._aggregate_additional_loss(loss) for loss in losses)
+
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """As in `keras.Model`; the loss of the batch counts by its real tokens."""
         self._loss_tracker.weigh(ops.sum(token_weights(y, sample_weight)))
+        if is_logitless():
+            # They have counted the batch with its loss; Keras wants to know them before it reads them.
+            if self._compile_metrics is not None and not self._compile_metrics.built:
+                self._compile_metrics.build(y, y_pred)
+            return self.get_metrics_result()
         return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def _symbolic_build(self, iterator=None, data_batch=None):

@@ -65,10 +65,12 @@ class AttentionGRUDecoder(keras.layers.Layer):
         initial_state: Optional float, `(B, U)`; otherwise what `state_initializer` says.
         return_state: Bool, whether to return the state after the last step.
         return_attention_scores: Bool, whether to return the attention weights.
+        return_hidden: Bool, whether to return what the vocabulary layer gets in place of the logits, for
+            `keras_showattend.ops.vocabulary_crossentropy`.
         training: Bool, whether to apply dropout.
 
     Returns:
-        logits: `(B, T, V)` or `(N, G, T, V)`, float32 at least.
+        logits: `(B, T, V)` or `(N, G, T, V)`, float32 at least; or hidden: `(..., U)`, compute dtype.
         state: `(B, U)`, compute dtype, where asked for.
         weights: `(B, T, L)` or `(N, G, T, L)`, compute dtype, where asked for.
 
@@ -298,6 +300,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
         initial_state=None,
         return_state=False,
         return_attention_scores=False,
+        return_hidden=False,
         training=None,
     ):
         self._check_call(tokens, features, features_mask, initial_state)
@@ -318,8 +321,8 @@ class AttentionGRUDecoder(keras.layers.Layer):
             return_attention=return_attention_scores,
             gate=self._context_gate(),
         )
-        hidden = self.hidden(_like_tokens(states, shape))
-        outputs = [self.vocabulary(self.output_dropout(hidden, training=training))]
+        hidden = self.output_dropout(self.hidden(_like_tokens(states, shape)), training=training)
+        outputs = [hidden if return_hidden else self.vocabulary(hidden)]
         if return_state:
             outputs.append(states[-1])
         if return_attention_scores:
@@ -386,6 +389,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
         initial_state=None,
         return_state=False,
         return_attention_scores=False,
+        return_hidden=False,
         training=None,
     ):
         self._check_call(tokens, features, features_mask, initial_state)

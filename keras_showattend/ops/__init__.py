@@ -16,3 +16,4 @@ from keras_showattend.ops.masking import masked_mean as masked_mean
 from keras_showattend.ops.masking import masked_softmax as masked_softmax
 from keras_showattend.ops.precision import at_least_float32 as at_least_float32
 from keras_showattend.ops.precision import at_least_float32_dtype as at_least_float32_dtype
+from keras_showattend.ops.vocabulary_crossentropy import vocabulary_crossentropy as vocabulary_crossentropy

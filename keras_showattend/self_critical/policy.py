@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_showattend.decoding import Sampling, compile_decoding
+from keras_showattend.logitless import can_be_logitless, is_logitless, logitless, token_sums
 from keras_showattend.ops import at_least_float32_dtype
 from keras_showattend.token_ids import PADDING, START
 
@@ -36,7 +37,7 @@ class Policy(keras.Model):
         self.samples = samples
         self.max_length = max_length
         self._dropout = dropout
-        self._allowed = np.isin(np.arange(captioner.decoder.vocab_size), banned, invert=True)
+        self._bias = np.where(np.isin(np.arange(captioner.decoder.vocab_size), banned), _NEVER, 0.0).astype("float32")
         dtype = at_least_float32_dtype(captioner.decoder.compute_dtype)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum", dtype=dtype)
         self.compile(optimizer=captioner.optimizer, loss=loss, jit_compile=captioner.jit_compile)
@@ -45,8 +46,22 @@ class Policy(keras.Model):
         self._compiled_sampling = compile_decoding(self._decode, variables)
 
     def call(self, inputs, training=None):
-        logits = self.captioner(inputs, training=bool(training) and self._dropout)
-        return ops.where(ops.convert_to_tensor(self._allowed), logits, _NEVER)
+        outputs = self.captioner(inputs, training=bool(training) and self._dropout)
+        return outputs if is_logitless() else outputs + ops.convert_to_tensor(self._bias)
+
+    def train_step(self, *args):
+        """As in `keras.Model`."""
+        # Drawn captions are long, and most of them end early.
+        with logitless(can_be_logitless(self.captioner)):
+            return super().train_step(*args)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """As in `keras.Model`."""
+        if not is_logitless():
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        bias = ops.convert_to_tensor(self._bias)
+        losses = [token_sums(self.captioner, y_pred, y, sample_weight, bias).loss, *self.losses]
+        return sum(self._aggregate_additional_loss(loss) for loss in losses)
 
     def sample(self, x, numbers):
         """Draw captions.
