@@ -161,5 +161,5 @@ def test_the_cell_of_the_example(cells, name):
 def test_the_table_has_every_argument_of_a_call():
     for layer in (FeatureEncoder(3), BahdanauAttention(U), AttentionGRUDecoder(V, 4, U)):
         ((_, arguments),) = (CALLED[case] for case in CALLED if isinstance(CALLED[case][0](), type(layer)))
-        options = {"training", "return_state", "return_attention_scores", "projected_key"}
+        options = {"training", "return_state", "return_attention_scores", "return_hidden", "projected_key"}
         assert set(arguments) == set(inspect.signature(layer.call).parameters) - options

@@ -65,9 +65,9 @@ class AttentionGRUDecoder(keras.layers.Layer):
         initial_state: Optional float, `(B, U)`; otherwise what `state_initializer` says.
         return_state: Bool, whether to return the state after the last step.
         return_attention_scores: Bool, whether to return the attention weights.
+        training: Bool, whether to apply dropout.
         return_hidden: Bool, whether to return what the vocabulary layer gets in place of the logits, for
             `keras_showattend.ops.vocabulary_crossentropy`.
-        training: Bool, whether to apply dropout.
 
     Returns:
         logits: `(B, T, V)` or `(N, G, T, V)`, float32 at least; or hidden: `(..., U)`, compute dtype.
@@ -300,8 +300,8 @@ class AttentionGRUDecoder(keras.layers.Layer):
         initial_state=None,
         return_state=False,
         return_attention_scores=False,
-        return_hidden=False,
         training=None,
+        return_hidden=False,
     ):
         self._check_call(tokens, features, features_mask, initial_state)
         shape = ops.shape(tokens)
@@ -389,12 +389,13 @@ class AttentionGRUDecoder(keras.layers.Layer):
         initial_state=None,
         return_state=False,
         return_attention_scores=False,
-        return_hidden=False,
         training=None,
+        return_hidden=False,
     ):
         self._check_call(tokens, features, features_mask, initial_state)
         shape = tuple(tokens.shape)
-        outputs = [keras.KerasTensor((*shape, self.vocab_size), dtype=self.vocabulary.dtype)]
+        width, dtype = (self.units, self.compute_dtype) if return_hidden else (self.vocab_size, self.vocabulary.dtype)
+        outputs = [keras.KerasTensor((*shape, width), dtype=dtype)]
         if return_state:
             outputs.append(keras.KerasTensor((batch_of(shape), self.units), dtype=self.compute_dtype))
         if return_attention_scores:

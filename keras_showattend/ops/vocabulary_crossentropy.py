@@ -47,9 +47,9 @@ def vocabulary_crossentropy(hidden, kernel, bias, targets, weights, label_smooth
     >>> round(float(sums.loss), 4)  # twice log 4
     2.7726
     """
-    kernel, bias = ops.convert_to_tensor(kernel), ops.convert_to_tensor(bias)
-    hidden, weights = ops.cast(hidden, kernel.dtype), ops.cast(weights, kernel.dtype)
-    targets = ops.cast(targets, "int32")
+    dtype, targets = backend.standardize_dtype(kernel.dtype), ops.cast(targets, "int32")
+    # Variables too, of which TensorFlow's gradients by hand know nothing.
+    hidden, kernel, bias, weights = (ops.cast(x, dtype) for x in (hidden, kernel, bias, weights))
 
     @ops.custom_gradient
     def run(hidden, kernel, bias, targets, weights):

@@ -354,6 +354,16 @@ def test_symbolic_and_eager_calls_agree(dtype, leading):
     assert [x.shape for x in layer(*inputs, return_attention_scores=True)] == [x.shape for x in symbolic[::2]]
 
 
+def test_hidden_states_in_place_of_logits():
+    layer, (tokens, features, *_) = random_layer(), arrays()
+    hidden, weights = layer(tokens, features, return_attention_scores=True, return_hidden=True)
+    logits = layer(tokens, features)
+    assert tuple(hidden.shape) == (*tokens.shape, layer.units)
+    assert_close(layer.vocabulary(hidden), logits)
+    symbolic = layer.compute_output_spec(tokens, features, return_attention_scores=True, return_hidden=True)
+    assert [x.shape for x in symbolic] == [tuple(x.shape) for x in (hidden, weights)]
+
+
 def test_the_batch_of_the_state_is_known_where_it_can_be():
     layer = random_layer()
     tokens = keras.KerasTensor((N, G, T), dtype="int32")
