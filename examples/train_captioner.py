@@ -92,7 +92,7 @@ def parse_arguments(arguments=None):
     model = parser.add_argument_group("model; defaults depend on the data set")
     model.add_argument("--backbone", help="a keras.applications model, such as mobilenet_v2, or patches")
     model.add_argument("--weights", default="imagenet", help="imagenet (a download), or a .weights.h5 file")
-    size = "pixels of a side that the backbone sees (default: what it was trained on)"
+    size = "pixels of a side that the backbone sees (default: its own)"
     model.add_argument("--image-size", type=int, help=size)
     model.add_argument("--embed-dim", type=int, default=256)
     model.add_argument("--units", type=int)

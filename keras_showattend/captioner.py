@@ -19,7 +19,7 @@ from keras_showattend.decoding import greedy_search
 from keras_showattend.export import export_captioner
 from keras_showattend.generation import caption_images, generate_together
 from keras_showattend.jax_state import with_state_of_jax
-from keras_showattend.logitless import can_be_logitless, is_logitless, logitless, logitless_training
+from keras_showattend.logitless import add_losses, can_be_logitless, is_logitless, logitless, logitless_training
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, doubly_stochastic_penalty, token_weights
 from keras_showattend.metrics import TokenWeightedMean
 from keras_showattend.ops import at_least_float32_dtype
@@ -27,7 +27,7 @@ from keras_showattend.scheduled_sampling import checked_probability, sample_inpu
 from keras_showattend.validation import check_not_negative, check_positive_integer
 from keras_showattend.version import __version__, naming_a_newer_version
 
-_GET_LOGITS = ("call", "compute_loss", "compute_metrics")
+_USE_LOGITS = ("call", "compute_loss", "compute_metrics")
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -154,14 +154,14 @@ class Captioner(keras.Model):
             )
         x, tokens = inputs
         encoded = self._encode(x, training=training)
-        # Other decoders need not know how to do without logits.
+        # Inside `logitless` alone, where the decoder is one that can do without logits.
         options = {"return_hidden": True} if is_logitless() else {}
         if not self.attention_penalty:
             return self.decoder(tokens, encoded, training=training, **options)
-        logits, weights = self.decoder(tokens, encoded, return_attention_scores=True, training=training, **options)
+        outputs, weights = self.decoder(tokens, encoded, return_attention_scores=True, training=training, **options)
         penalty = doubly_stochastic_penalty(tokens, weights, self.attention_target)
         self.add_loss(self.attention_penalty * penalty)
-        return logits
+        return outputs
 
     def compute_output_shape(self, input_shape):
         _, tokens_shape = input_shape
@@ -207,7 +207,11 @@ class Captioner(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         # Past Keras's attribute tracking, as its own `compile` sets it: a built model takes no new variables.
         object.__setattr__(self, "_loss_tracker", TokenWeightedMean(name="loss"))
-        object.__setattr__(self, "_logitless_training", logitless_training(loss, **kwargs))
+        training = logitless_training(loss, **kwargs)
+        if training and not training.metrics and self._compile_metrics is not None:
+            # Keras keeps those that were compiled before, and they may read anything.
+            training = None
+        object.__setattr__(self, "_logitless_training", training)
 
     def compile_from_config(self, config):
         """Compile as saved, optimizer state included; Keras does this only for models with its own `compile`."""
@@ -253,9 +257,9 @@ class Captioner(keras.Model):
             return super().train_step(*state, ((x, tokens), targets, sample_weight))
 
     def _trains_without_logits(self):
-        # A subclass may read them in these.
-        inherited = all(getattr(type(self), name) is getattr(Captioner, name) for name in _GET_LOGITS)
-        return inherited and self._logitless_training is not None and can_be_logitless(self)
+        # Others' methods may read logits.
+        ours = all(getattr(getattr(self, name), "__func__", None) is getattr(Captioner, name) for name in _USE_LOGITS)
+        return ours and self._logitless_training is not None and can_be_logitless(self)
 
     def test_step(self, *args):
         """One step of evaluation by teacher forcing."""
@@ -266,9 +270,7 @@ class Captioner(keras.Model):
         """As in `keras.Model`."""
         if not is_logitless():
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        losses = [self._logitless_training.compute_loss(self, y_pred, y, sample_weight), *self.losses]
-        # Keras's way to add losses, which divides them among devices where there are several.
-        return sum(self._aggregate_additional_loss(loss) for loss in losses)
+        return add_losses(self, self._logitless_training.count(self, y_pred, y, sample_weight))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """As in `keras.Model`; the loss of the batch counts by its real tokens."""
@@ -410,8 +412,8 @@ class Captioner(keras.Model):
             input_signature: Optional shape and dtype of `x`, a `keras.InputSpec` or `tf.TensorSpec`. Default: strings
                 `(N,)`, the bytes of JPEG or PNG files, where there is a feature extractor (for ONNX and LiteRT: images
                 `(N, height, width, 3)`, float32, of its `image_size`), and features `(N, L, D)`, float32, elsewhere.
-                For LiteRT N is 1 and L must be known, from the captioner's `grid` or from here.
-                What `generate` takes is possible too, such as images `(None, None, None, 3)`, uint8.
+                What `generate` takes is possible too, such as images `(None, None, None, 3)`, uint8. For LiteRT N is 1,
+                and all sizes must be known: L from the captioner's `grid`, or from here.
             decoding: As in `generate`; `"tf_saved_model"` only. A `Sampling` without a seed draws the same sequence
                 from its beginning in every process that loads the export.
             max_length: As in `generate`; `"tf_saved_model"` only.

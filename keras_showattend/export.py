@@ -24,9 +24,7 @@ _WRITTEN = {
     *(f"{part}.{ending}" for part in ("encoder", "step") for ending in _ENDINGS.values()),
 }
 
-# How many images a format's steps take at once. Where sizes in a graph are not constants, LiteRT's results are wrong in
-# some interpreters; with one image only the number of its captions is unknown, and every size follows from that.
-_ROWS = {
+_README_ROWS = {
     "onnx": "The state has B rows, the memory N, and B is a multiple of N: the captions of one image stand together.",
     "litert": "One image at a time; the state has B rows, one for each caption of the image: repeat the first state.",
 }
@@ -147,6 +145,8 @@ def _default_spec(captioner, files):
 
 def _one_image(spec):
     """`spec` with one row, for LiteRT."""
+    # Where sizes in a graph are not constants, LiteRT's results are wrong in some interpreters. With one image only the
+    # number of its captions is unknown, and every size follows from that.
     import tensorflow as tf
 
     sizes = tuple(spec.shape)
@@ -325,8 +325,11 @@ def _export_steps(captioner, folder, spec, format, options):
 
     token = tf.TensorSpec((None,), tf.int32, name="token")
     # As many states as there are captions, also of one image.
-    rows = {name: leaf.shape[:1] if name.startswith("memory") else (None,) for name, leaf in names.items()}
-    leaves = [tf.TensorSpec((*rows[name], *leaf.shape[1:]), leaf.dtype, name=name) for name, leaf in names.items()]
+    shapes = {
+        name: leaf.shape if name.startswith("memory") or not leaf.shape.rank else (None, *leaf.shape[1:])
+        for name, leaf in names.items()
+    }
+    leaves = [tf.TensorSpec(shapes[name], leaf.dtype, name=name) for name, leaf in names.items()]
     ending = _ENDINGS[format]
     for name, function, signature in (
         ("encoder", lambda x: _named(encode(x)), [spec]),
@@ -342,7 +345,7 @@ def _export_steps(captioner, folder, spec, format, options):
         x=f"`{spec.name}`",
         shape=tuple(spec.shape),
         dtype=spec.dtype.name,
-        rows=_ROWS[format],
+        rows=_README_ROWS[format],
         vocabulary=" The word of an id is its line in `vocabulary.txt`, from 0." if captioner.tokenizer else "",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

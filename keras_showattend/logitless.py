@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_showattend.layers import AttentionGRUDecoder
+from keras_showattend.layers.vocabulary_layer import VocabularyLayer
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, token_weights
 from keras_showattend.metrics import MaskedAccuracy, Perplexity
 from keras_showattend.ops import vocabulary_crossentropy
@@ -45,6 +46,7 @@ def can_be_logitless(captioner):
     decoder = captioner.decoder
     return (
         type(decoder).call is AttentionGRUDecoder.call
+        and type(decoder.vocabulary) is VocabularyLayer
         and decoder.vocabulary.quantization_mode is None
         and keras.distribution.distribution() is None
         and not on_jax_accelerator()
@@ -57,8 +59,8 @@ class LogitlessTraining(NamedTuple):
     loss: MaskedSparseCategoricalCrossentropy
     metrics: list  # of `MaskedAccuracy` and `Perplexity`
 
-    def compute_loss(self, captioner, hidden, targets, sample_weight):
-        """The loss of a batch, which the metrics count as well.
+    def count(self, captioner, hidden, targets, sample_weight):
+        """Count a batch in the metrics, and return its loss.
 
         Args:
             captioner: `Captioner` for which `can_be_logitless` is True.
@@ -103,3 +105,8 @@ def token_sums(captioner, hidden, targets, weights, bias=0.0, **options):
     hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))
     targets, weights = ops.reshape(targets, (-1,)), ops.reshape(weights, (-1,))
     return vocabulary_crossentropy(hidden, layer.kernel, layer.bias + bias, targets, weights, **options)
+
+
+def add_losses(model, loss):
+    """A model's loss and those that its layers have added, as Keras adds them: divided among devices."""
+    return sum(model._aggregate_additional_loss(part) for part in (loss, *model.losses))

@@ -41,7 +41,7 @@ class MaskedAccuracy(keras.metrics.Mean):
     def update_state(self, y_true, y_pred, sample_weight=None):
         check_predictions(y_true, y_pred)
         right = ops.cast(y_true, "int32") == ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        return super().update_state(right, sample_weight=token_weights(y_true, sample_weight))
+        return _update_by_tokens(super(), right, y_true, sample_weight)
 
 
 @keras.saving.register_keras_serializable(package="keras_showattend")
@@ -77,11 +77,17 @@ class Perplexity(keras.metrics.Mean):
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        loss = token_crossentropy(y_true, y_pred)
-        return super().update_state(loss, sample_weight=token_weights(y_true, sample_weight))
+        return _update_by_tokens(super(), token_crossentropy(y_true, y_pred), y_true, sample_weight)
 
     def result(self):
         return ops.exp(super().result())
+
+
+def _update_by_tokens(mean, values, tokens, sample_weight):
+    # In one row: of more axes Keras takes the mean over all but the first, and a batch of long captions, or of many an
+    # image, would count as much as any other.
+    weights = ops.reshape(token_weights(tokens, sample_weight), (-1,))
+    return mean.update_state(ops.reshape(values, (-1,)), sample_weight=weights)
 
 
 class TokenWeightedMean(keras.metrics.Mean):

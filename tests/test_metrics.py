@@ -74,6 +74,17 @@ def test_batches_add_up_to_the_whole_set(metric, reference):
 
 
 @metrics
+def test_a_batch_of_longer_captions_counts_more(metric, reference):
+    tokens, logits = batch(4, 3, 12)
+    tokens[..., 3:][:2] = 0
+    measured = metric()
+    # The first images' captions are of three tokens, and nobody pads them.
+    measured.update_state(tokens[:2, :, :3], logits[:2, :, :3])
+    measured.update_state(tokens[2:], logits[2:])
+    np.testing.assert_allclose(float(measured.result()), reference(tokens, logits), rtol=1e-5)
+
+
+@metrics
 def test_padding_changes_nothing(metric, reference):
     tokens, logits = batch(2, 3, 4)
     padding = [(0, 1), (0, 2), (0, 3)]

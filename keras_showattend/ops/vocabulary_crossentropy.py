@@ -23,8 +23,9 @@ def vocabulary_crossentropy(hidden, kernel, bias, targets, weights, label_smooth
 
         loss = sum_r w_r (-sum_v q_rv log p_rv),   q_r = (1 - e) onehot(y_r) + e / V,   p_r = softmax(h_r K + b)
 
-    Rows of weight 0, padding, stay out of the products with K, the largest of a training step. The gradient is formed
-    while the logits are there, in a forward pass that is meant for training: no array `(R, V)` outlives it.
+    Rows of weight 0, padding, stay out of the products with K, the largest of a training step: on torch all of them, on
+    other backends, where XLA wants to know shapes, all but those that fill up the next of a few sizes. The gradient is
+    formed while the logits are there, in a forward pass that is meant for training: no array `(R, V)` outlives it.
 
     Args:
         hidden: Float h, `(R, U)`.

@@ -5,8 +5,8 @@ import numpy as np
 from keras import ops
 
 from keras_showattend.decoding import Sampling, compile_decoding
-from keras_showattend.logitless import can_be_logitless, is_logitless, logitless, token_sums
-from keras_showattend.ops import at_least_float32_dtype
+from keras_showattend.logitless import add_losses, can_be_logitless, is_logitless, logitless, token_sums
+from keras_showattend.losses import token_crossentropy
 from keras_showattend.token_ids import PADDING, START
 
 # In float32 and float64 a probability of exactly 0. Minus infinity would make NaN of padding's loss, which counts 0
@@ -37,17 +37,15 @@ class Policy(keras.Model):
         self.samples = samples
         self.max_length = max_length
         self._dropout = dropout
-        self._bias = np.where(np.isin(np.arange(captioner.decoder.vocab_size), banned), _NEVER, 0.0).astype("float32")
-        dtype = at_least_float32_dtype(captioner.decoder.compute_dtype)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum", dtype=dtype)
-        self.compile(optimizer=captioner.optimizer, loss=loss, jit_compile=captioner.jit_compile)
+        self._allowed = np.isin(np.arange(captioner.decoder.vocab_size), banned, invert=True)
+        self.compile(optimizer=captioner.optimizer, jit_compile=captioner.jit_compile)
         self._sampling = Sampling(banned=banned)
         variables = [*captioner.trainable_variables, *captioner.non_trainable_variables]
         self._compiled_sampling = compile_decoding(self._decode, variables)
 
     def call(self, inputs, training=None):
         outputs = self.captioner(inputs, training=bool(training) and self._dropout)
-        return outputs if is_logitless() else outputs + ops.convert_to_tensor(self._bias)
+        return outputs if is_logitless() else ops.where(ops.convert_to_tensor(self._allowed), outputs, _NEVER)
 
     def train_step(self, *args):
         """As in `keras.Model`."""
@@ -57,11 +55,12 @@ class Policy(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """As in `keras.Model`."""
-        if not is_logitless():
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
-        bias = ops.convert_to_tensor(self._bias)
-        losses = [token_sums(self.captioner, y_pred, y, sample_weight, bias).loss, *self.losses]
-        return sum(self._aggregate_additional_loss(loss) for loss in losses)
+        if is_logitless():
+            bias = ops.where(ops.convert_to_tensor(self._allowed), 0.0, _NEVER)
+            loss = token_sums(self.captioner, y_pred, y, sample_weight, bias).loss
+        else:
+            loss = ops.sum(token_crossentropy(y, y_pred) * sample_weight)
+        return add_losses(self, loss)
 
     def sample(self, x, numbers):
         """Draw captions.
