@@ -34,7 +34,7 @@ class CaptionBatches:
     """The batches as NumPy arrays, whatever the backend; see `FeatureStore.batches`.
 
     Attributes:
-        bucket_lengths: The values that T takes, ascending; buckets without examples left out.
+        bucket_lengths: The values that T may take, ascending; buckets without examples left out.
         group_size: G.
     """
 
@@ -72,41 +72,44 @@ class CaptionBatches:
         lengths = _bucket_lengths(bucket_lengths, longest)
         bucket_of = np.searchsorted(lengths, longest)
         self.bucket_lengths = []
-        self._buckets = []
+        self._buckets = []  # the examples of each
+        self._images = np.array([image for image, _ in examples])
+        self._tokens = [captions for _, captions in examples]
         for bucket, length in enumerate(lengths):
             members = np.flatnonzero(bucket_of == bucket)
-            if members.size == 0:
-                continue
-            images = np.array([examples[member][0] for member in members])
-            tokens = np.zeros((members.size, self.group_size, length), "int32")
-            for row, member in enumerate(members):
-                for group, caption in enumerate(examples[member][1]):
-                    tokens[row, group, : len(caption)] = caption
-            self.bucket_lengths.append(int(length))
-            self._buckets.append((images, tokens))
+            if members.size:
+                self.bucket_lengths.append(int(length))
+                self._buckets.append(members)
 
     def __len__(self):
-        return sum(math.ceil(len(images) / self.batch_size) for images, _ in self._buckets)
+        return math.ceil(len(self._tokens) / self.batch_size)
 
     def plan(self, epoch):
-        """The batches of an epoch, each a bucket and rows in it; the same for the same epoch."""
+        """The batches of an epoch, each a length T and examples; the same for the same epoch."""
         rng = np.random.default_rng((self.seed, epoch))
         plan = []
-        for bucket, (images, _) in enumerate(self._buckets):
-            rows = rng.permutation(len(images)) if self.shuffle else np.arange(len(images))
-            for start in range(0, len(rows), self.batch_size):
+        rest = np.array([], int)
+        for bucket, length in zip(self._buckets, self.bucket_lengths, strict=True):
+            examples = np.concatenate([rest, rng.permutation(bucket) if self.shuffle else bucket])
+            # XLA compiles each other size of a batch too, so what is left goes to the next longer bucket.
+            last = length == self.bucket_lengths[-1]
+            stop = len(examples) if last else len(examples) // self.batch_size * self.batch_size
+            for start in range(0, stop, self.batch_size):
                 # The order inside a batch means nothing to training; sorted, it reads the files
                 # from front to back.
-                plan.append((bucket, np.sort(rows[start : start + self.batch_size])))
+                plan.append((length, np.sort(examples[start : min(start + self.batch_size, stop)])))
+            rest = examples[stop:]
         if self.shuffle:
             plan = [plan[index] for index in rng.permutation(len(plan))]
         return plan
 
-    def read(self, bucket, rows):
+    def read(self, length, examples):
         """One batch: features `(n, L, D)` and tokens `(n, G, T)`."""
-        images, tokens = self._buckets[bucket]
-        image_ids = [self.store.image_ids[image] for image in images[rows]]
-        return self.store.features(image_ids), tokens[rows]
+        tokens = np.zeros((len(examples), self.group_size, length), "int32")
+        for row, example in enumerate(examples):
+            for group, caption in enumerate(self._tokens[example]):
+                tokens[row, group, : len(caption)] = caption
+        return self.store.features([self.store.image_ids[image] for image in self._images[examples]]), tokens
 
 
 class _BatchSequence(keras.utils.PyDataset):

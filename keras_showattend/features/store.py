@@ -221,8 +221,9 @@ class FeatureStore:
         """Batches of features and tokens for `fit`, `evaluate` and the like.
 
         Each batch is a pair of features `(n, L, D)` and tokens `(n, G, T)`, int32. Examples are
-        gathered in buckets by their longest caption, so that T takes a few values only. All of an
-        epoch's captions occur in it once; the last batch of a bucket may be smaller.
+        gathered in buckets by their longest caption, so that T takes a few values only; what does not
+        fill a batch goes to the next longer bucket. All of an epoch's captions occur in it once; only
+        one batch may be smaller.
 
         The features keep the dtype of the store: float16 halves what is copied to the device, and Keras
         casts it there to the compute dtype of the model that is called.

@@ -40,7 +40,7 @@ def make_batches(captions, batch_size=2, group=None, lengths=None, shuffle=True,
 
 
 def read_epoch(batches, epoch=0):
-    return [batches.read(bucket, rows) for bucket, rows in batches.plan(epoch)]
+    return [batches.read(length, examples) for length, examples in batches.plan(epoch)]
 
 
 def pairs(read):
@@ -82,6 +82,8 @@ def test_an_epoch_holds_every_caption_once_beside_its_image(captions, batch_size
     for epoch in epochs:
         assert pairs(epoch) == expected
         assert len(epoch) == len(batches)
+        # One size of a batch for XLA, but for one that is smaller.
+        assert sum(len(features) < batch_size for features, _ in epoch) <= 1
         for features, tokens in epoch:
             assert 1 <= len(features) == len(tokens) <= batch_size
             assert tokens.dtype == np.int32
@@ -118,7 +120,7 @@ def test_seed_and_epoch_decide_the_order():
 def test_buckets_worked_by_hand():
     # With start and end the captions have 3, 4 and 6 tokens; image 1 has a shorter one as well.
     captions = {0: ["4"], 1: ["5 6", "7"], 2: ["8 9 10 11"]}
-    batches = make_batches(captions, lengths=[3, 5, 8, 9], shuffle=False)
+    batches = make_batches(captions, batch_size=1, lengths=[3, 5, 8, 9], shuffle=False)
     assert batches.bucket_lengths == [3, 5, 8]
     tokens = [tokens.tolist() for _, tokens in read_epoch(batches)]
     assert tokens == [
@@ -126,6 +128,14 @@ def test_buckets_worked_by_hand():
         [[[2, 5, 6, 3, 0], [2, 7, 3, 0, 0]]],
         [[[2, 8, 9, 10, 11, 3, 0, 0], [0] * 8]],
     ]
+
+
+def test_what_does_not_fill_a_batch_goes_to_the_next_longer_bucket():
+    lengths = [3, 3, 3, 4, 4, 6, 6, 6]
+    captions = {index: [" ".join(["7"] * (length - 2))] for index, length in enumerate(lengths)}
+    batches = make_batches(captions, batch_size=2, lengths=[3, 4, 6], shuffle=False)
+    images = [(tokens.shape[-1], features.ravel().tolist()) for features, tokens in read_epoch(batches)]
+    assert images == [(3, [0, 1]), (4, [2, 3]), (6, [4, 5]), (6, [6, 7])]
 
 
 def test_each_caption_is_tokenized_once():
