@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_showattend.evaluation import CiderD
+from keras_showattend.expected_words import ExpectedWords
 from keras_showattend.generation import Generation
 from keras_showattend.validation import check_not_negative, check_positive_integer
 
@@ -14,10 +15,13 @@ class NeighborConsensus:
     """Picks one caption of each image's candidates, with the help of the captions of similar images.
 
         choice = argmax_c log p(c) / |c| + weight mean_j CIDEr-D(c, captions of neighbor j)
-    over the candidates c of an image and its m neighbors j: the stored images whose mean features have the largest
+                                         + word_weight cos(w(c) - m, w(x) - m)
+    over the candidates c of an image x and its m neighbors j: the stored images whose mean features have the largest
     cosine with the image's, both after subtraction of the store's mean. |c| counts the tokens of a caption, its end
     included. A captioner knows what captions of its training images have in common; the neighbors know what people said
-    of images like this one.
+    of images like this one. w(c) are the words and pairs of words of a caption, tf-idf, of length 1, m is their mean
+    over the stored images, and w(x) what a kernel ridge regression on all stored images (of more than 10,000, so many
+    that are drawn) expects the image's captions to have.
 
     Images of the store itself find their own captions: figures measured on them mean nothing.
 
@@ -27,6 +31,7 @@ class NeighborConsensus:
             `captions(image_id)`, a list of str.
         neighbors: Positive int m; all images where the store has fewer.
         weight: Number >= 0, what a point of CIDEr-D, from 0 to 10, counts against a nat per token.
+        word_weight: Number >= 0, what a cosine of 1 counts against it. 0 leaves the regression out.
 
     Raises:
         ValueError: If an argument is not as described, or a stored caption has no words.
@@ -56,19 +61,22 @@ class NeighborConsensus:
     arXiv 1505.04467, who rank the neighbors' own captions.
     """
 
-    def __init__(self, store, neighbors=30, weight=2.0):
+    def __init__(self, store, neighbors=30, weight=3.0, word_weight=4.0):
         image_ids = list(store.image_ids)
         check_positive_integer("neighbors", neighbors)
         # A small store has fewer.
         self.neighbors = min(neighbors, len(image_ids))
         self.weight = check_not_negative("weight", weight)
+        self.word_weight = check_not_negative("word_weight", word_weight)
         self._image_ids = image_ids
-        self._cider_d = CiderD({image_id: store.captions(image_id) for image_id in image_ids})
+        captions = {image_id: store.captions(image_id) for image_id in image_ids}
+        self._cider_d = CiderD(captions)
         means = np.concatenate(
             [_means("store", store.features(image_ids[i : i + _CHUNK])) for i in range(0, len(image_ids), _CHUNK)]
         )
         self._center = means.mean(axis=0)
         self._directions = _directions(means - self._center)
+        self._words = ExpectedWords(self._directions, list(captions.values())) if self.word_weight else None
 
     def nearest(self, features):
         """The ids of the most similar stored images, the most similar first.
@@ -82,13 +90,7 @@ class NeighborConsensus:
         Raises:
             ValueError: If `features` has another rank or width.
         """
-        means = _means("features", features)
-        if means.shape[1] != len(self._center):
-            raise ValueError(
-                f"`features` must have the width of the store's, {len(self._center)}. "
-                f"Received: features.shape={tuple(features.shape)}."
-            )
-        similarity = _directions(means - self._center) @ self._directions.T
+        similarity = self._directions_of(features) @ self._directions.T
         # Stable, so that images alike in all keep the store's order.
         places = np.argsort(-similarity, axis=1, kind="stable")[:, : self.neighbors]
         return [[self._image_ids[place] for place in row] for row in places]
@@ -123,7 +125,7 @@ class NeighborConsensus:
             [self._agreement(generation.texts[i : i + _CHUNK], features[i : i + _CHUNK]) for i in chunks]
         )
         lengths = np.maximum(np.count_nonzero(tokens, axis=-1), 1)
-        best = np.argmax(scores / lengths + self.weight * agreement, axis=1)
+        best = np.argmax(scores / lengths + agreement, axis=1)
         rows = np.arange(len(best))
         attention = generation.attention
         return Generation(
@@ -134,7 +136,7 @@ class NeighborConsensus:
         )
 
     def _agreement(self, texts, features):
-        """The mean CIDEr-D of every candidate against the neighbors of its image, `(N, K)`."""
+        """What the stored images add to the score of every candidate, `(N, K)`."""
         pairs = [
             (caption, neighbor)
             for captions, neighbors in zip(texts, self.nearest(features), strict=True)
@@ -142,7 +144,20 @@ class NeighborConsensus:
             for neighbor in neighbors
         ]
         captions, neighbors = zip(*pairs, strict=True)
-        return self._cider_d.rewards(captions, neighbors).reshape(len(texts), -1, self.neighbors).mean(axis=-1)
+        rewards = self._cider_d.rewards(captions, neighbors).reshape(len(texts), -1, self.neighbors)
+        agreement = self.weight * rewards.mean(axis=-1)
+        if self._words:
+            agreement = agreement + self.word_weight * self._words.agreement(self._directions_of(features), texts)
+        return agreement
+
+    def _directions_of(self, features):
+        means = _means("features", features)
+        if means.shape[1] != len(self._center):
+            raise ValueError(
+                f"`features` must have the width of the store's, {len(self._center)}. "
+                f"Received: features.shape={tuple(features.shape)}."
+            )
+        return _directions(means - self._center)
 
 
 def _means(name, features):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_showattend.evaluation import CiderD
+from keras_showattend.expected_words import ExpectedWords
 from keras_showattend.generation import Generation
 from keras_showattend.reranking import NeighborConsensus
 
@@ -39,11 +40,15 @@ def candidates(texts, seed=0):
     return Generation(tokens, -random.uniform(0, 5, (count, width)), random.uniform(size=(count, width, T, L)), texts)
 
 
-def by_hand(generation, features, store, neighbors, weight):
+def by_hand(generation, features, store, neighbors, weight, word_weight):
     """The place of each image's best caption."""
     cider = CiderD(CAPTIONS)
     means = {i: store.features([i])[0].astype("float64").mean(0) for i in store.image_ids}
     center = np.mean(list(means.values()), axis=0)
+    stored = np.array(list(means.values())) - center
+    asked = features.mean(axis=1) - center
+    stored, asked = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (stored, asked))
+    words = ExpectedWords(stored, list(CAPTIONS.values())).agreement(asked, generation.texts)
     chosen = []
     for n, image in enumerate(features):
         mean = image.mean(0) - center
@@ -57,7 +62,7 @@ def by_hand(generation, features, store, neighbors, weight):
         for k, text in enumerate(generation.texts[n]):
             agreement = np.mean([cider.rewards([text], [image_id])[0] for image_id in near])
             length = np.count_nonzero(generation.tokens[n, k])
-            totals.append(generation.scores[n, k] / length + weight * agreement)
+            totals.append(generation.scores[n, k] / length + weight * agreement + word_weight * words[n, k])
         chosen.append(int(np.argmax(totals)))
     return chosen
 
@@ -67,13 +72,14 @@ def by_hand(generation, features, store, neighbors, weight):
     texts=st.lists(st.lists(TEXTS, min_size=3, max_size=3), min_size=1, max_size=3),
     neighbors=st.integers(1, 6),
     weight=st.floats(0, 4),
+    word_weight=st.just(0.0) | st.floats(0.1, 8),
     seed=st.integers(0, 99),
 )
-def test_the_formula(texts, neighbors, weight, seed):
+def test_the_formula(texts, neighbors, weight, word_weight, seed):
     store, generation = Store(seed), candidates(texts, seed)
     features = np.random.default_rng(seed + 1).normal(size=(len(texts), L, D))
-    chosen = by_hand(generation, features, store, neighbors, weight)
-    best = NeighborConsensus(store, neighbors, weight).rerank(generation, features)
+    chosen = by_hand(generation, features, store, neighbors, weight, word_weight)
+    best = NeighborConsensus(store, neighbors, weight, word_weight).rerank(generation, features)
     for n, place in enumerate(chosen):
         # Candidates of one text and one length may tie.
         assert best.texts[n] == texts[n][place]
@@ -111,6 +117,7 @@ def test_an_image_like_the_mean_of_all_has_neighbors_too():
         ({"neighbors": 0}, "`neighbors` must be a positive"),
         ({"weight": -1.0}, "`weight`"),
         ({"weight": float("nan")}, "`weight`"),
+        ({"word_weight": -1.0}, "`word_weight`"),
     ],
 )
 def test_wrong_arguments(arguments, message):
