@@ -109,12 +109,7 @@ class NeighborConsensus:
             ValueError: If `generation` has no texts or no axis K, or `features` does not fit.
         """
         tokens, scores = generation.tokens, generation.scores
-        if tokens.ndim != 3 or generation.texts is None:
-            received = f"tokens.shape={tokens.shape}" + (", texts=None" if generation.texts is None else "")
-            raise ValueError(
-                "`generation` must have texts and several captions an image, tokens (N, K, T): decode with "
-                f"BeamSearch(n_best=K) and a tokenizer. Received: {received}."
-            )
+        _check_candidates("generation", generation)
         if len(features) != len(tokens):
             raise ValueError(
                 f"`features` must be of the {len(tokens)} images of `generation`. "
@@ -158,6 +153,68 @@ class NeighborConsensus:
                 f"Received: features.shape={tuple(features.shape)}."
             )
         return _directions(means - self._center)
+
+
+def pool_candidates(generations):
+    """The candidates of several captioners, or of several searches, as one `Generation`.
+
+    Captioners that were trained from different seeds find different captions, and a reranking has more to choose from.
+    They need not share anything but the images: scores are compared as each captioner gave them.
+
+    Args:
+        generations: List of `Generation`s of several captions an image, all of the same images.
+
+    Returns:
+        `Generation` of all candidates of each image, those of the first captioner first, the shorter ones padded with
+        zeros. Attention is None unless all have it, over the same locations.
+
+    Raises:
+        ValueError: If there is no `Generation`, or one has other images, no texts or no axis K.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_showattend.generation import Generation
+    >>> from keras_showattend.reranking import pool_candidates
+    >>> first = Generation(np.array([[[4, 5, 3]]]), np.array([[-2.0]]), None, [["a dog"]])
+    >>> second = Generation(np.array([[[4, 3], [6, 3]]]), np.array([[-1.0, -3.0]]), None, [["a", "cat"]])
+    >>> pool_candidates([first, second]).texts
+    [['a dog', 'a', 'cat']]
+    """
+    if not generations:
+        raise ValueError("`generations` must hold at least one. Received: none.")
+    for generation in generations:
+        _check_candidates("generations", generation)
+    counts = [len(generation.tokens) for generation in generations]
+    if len(set(counts)) > 1:
+        raise ValueError(f"`generations` must be of the same images. Received: {counts} images.")
+    attention = [generation.attention for generation in generations]
+    same = all(x is not None and x.shape[-1] == attention[0].shape[-1] for x in attention)
+    return Generation(
+        _join([generation.tokens for generation in generations]),
+        np.concatenate([generation.scores for generation in generations], axis=1),
+        _join(attention) if same else None,
+        [
+            [text for captions in texts for text in captions]
+            for texts in zip(*(g.texts for g in generations), strict=True)
+        ],
+    )
+
+
+def _check_candidates(name, generation):
+    if generation.tokens.ndim != 3 or generation.texts is None:
+        received = f"tokens.shape={generation.tokens.shape}" + (", texts=None" if generation.texts is None else "")
+        raise ValueError(
+            f"`{name}` must have texts and several captions an image, tokens (N, K, T): decode with "
+            f"BeamSearch(n_best=K) and a tokenizer. Received: {received}."
+        )
+
+
+def _join(arrays):
+    """Arrays `(N, K, T, ...)` of different K and T, one after the other along K."""
+    longest = max(x.shape[2] for x in arrays)
+    padding = [(0, 0)] * arrays[0].ndim
+    padded = [np.pad(x, [*padding[:2], (0, longest - x.shape[2]), *padding[3:]]) for x in arrays]
+    return np.concatenate(padded, axis=1)
 
 
 def _means(name, features):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from keras_showattend.evaluation import CiderD
 from keras_showattend.expected_words import ExpectedWords
 from keras_showattend.generation import Generation
-from keras_showattend.reranking import NeighborConsensus
+from keras_showattend.reranking import NeighborConsensus, pool_candidates
 
 CAPTIONS = {
     "b": ["a dog runs on grass", "the dog runs"],
@@ -137,3 +137,40 @@ def test_wrong_features_and_generations():
         consensus.rerank(generation._replace(tokens=generation.tokens[:, 0]), np.ones((1, L, D)))
     with pytest.raises(ValueError, match="texts=None"):
         consensus.rerank(generation._replace(texts=None), np.ones((1, L, D)))
+
+
+def test_candidates_of_two_captioners_are_pooled():
+    first, second = candidates([["a dog", "a cat"], ["a", "b"]]), candidates([["birds"], ["a man"]], seed=1)
+    # Another captioner writes longer captions.
+    second = second._replace(tokens=np.pad(second.tokens, [(0, 0), (0, 0), (0, 2)], constant_values=7))
+    second = second._replace(attention=np.pad(second.attention, [(0, 0), (0, 0), (0, 2), (0, 0)]))
+    pooled = pool_candidates([first, second])
+    assert pooled.texts == [["a dog", "a cat", "birds"], ["a", "b", "a man"]]
+    np.testing.assert_array_equal(pooled.tokens[:, :2, :T], first.tokens)
+    assert not pooled.tokens[:, :2, T:].any()
+    np.testing.assert_array_equal(pooled.tokens[:, 2:], second.tokens)
+    np.testing.assert_array_equal(pooled.scores, np.concatenate([first.scores, second.scores], axis=1))
+    np.testing.assert_array_equal(pooled.attention[:, 2:], second.attention)
+    features = Store().features(["b", "a"])
+    assert NeighborConsensus(Store(), 1).rerank(pooled, features).attention.shape == (2, T + 2, L)
+
+
+@pytest.mark.parametrize("attention", [None, np.ones((1, 2, T, L + 1))])
+def test_pooled_attention_needs_the_same_locations(attention):
+    first = candidates([["a dog", "a cat"]])
+    assert pool_candidates([first, first._replace(attention=attention)]).attention is None
+    assert pool_candidates([first]).attention is not None
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ([], "`generations` must hold at least one"),
+        ([candidates([["a"], ["b"]]), candidates([["a"]])], r"of the same images. Received: \[2, 1\]"),
+        ([candidates([["a"]])._replace(texts=None)], "`generations` must have texts.*texts=None"),
+        ([candidates([["a"]])._replace(tokens=np.ones((1, 3)))], r"`generations` must have texts.*\(1, 3\)"),
+    ],
+)
+def test_what_cannot_be_pooled(others, message):
+    with pytest.raises(ValueError, match=message):
+        pool_candidates(others)
