@@ -6,7 +6,10 @@ With the features of the training images, as the training kept them, the choice 
 what people said of similar images:
 
     python examples/evaluate_captioner.py runs/mine/captioner.keras --annotations captions.json --images photographs/ \
-        --beam 10 --length-penalty average --consensus runs/mine/features/train
+        --beam 20 --length-penalty average --consensus runs/mine/features/train
+
+Captioners that were trained with other seeds find other captions: `--others runs/second/captioner.keras`. With
+`--consensus` the choice is among the captions of all of them, without it their probabilities are averaged.
 
 The annotations are a JSON file in the COCO captions format. The output folder, `evaluation` beside the model if none is
 given, then holds metrics.json, results.json (the captions, in COCO's results format), best.png and worst.png, and
@@ -24,7 +27,8 @@ from keras_showattend.datasets import coco_json
 from keras_showattend.decoding import BeamSearch
 from keras_showattend.evaluation import CiderD, diversity, evaluate_captions, write_results
 from keras_showattend.features import FeatureStore
-from keras_showattend.reranking import NeighborConsensus
+from keras_showattend.generation import generate_together
+from keras_showattend.reranking import NeighborConsensus, pool_candidates
 from keras_showattend.visualization import plot_captions
 
 NAMES = {
@@ -47,6 +51,8 @@ def parse_arguments(arguments=None):
     parser.add_argument("--weights", type=Path, help="a .weights.h5 file of the same captioner, for those in the model")
     parser.add_argument("--beam", type=int, help="width of a beam search; default: greedy decoding")
     parser.add_argument("--length-penalty", type=_penalty, default=0.0, help="of the beam search: average, or a number")
+    others = "more captioners, of the same vocabulary and features"
+    parser.add_argument("--others", type=Path, nargs="+", default=[], metavar="MODEL", help=others)
     parser.add_argument("--consensus", type=Path, help="the folder of the training images' stored features")
     parser.add_argument("--max-images", type=int, help="only the first so many images of the file")
     parser.add_argument("--batch-size", type=int, default=64, help="images captioned at a time")
@@ -69,18 +75,22 @@ def _penalty(text):
 class Writer:
     """Writes captions as the options say."""
 
-    def __init__(self, captioner, options):
-        self.captioner = captioner
+    def __init__(self, captioners, options):
+        self.captioners = captioners
         self.consensus = options.consensus and NeighborConsensus(FeatureStore.open(options.consensus))
         self.decoding, self.name = "greedy", "greedy"
         if options.beam is not None:
             n_best = options.beam if self.consensus else 1
             self.decoding = BeamSearch(width=options.beam, length_penalty=options.length_penalty, n_best=n_best)
             self.name = f"beam search of width {options.beam}" + (" and consensus" if self.consensus else "")
+        if options.others:
+            self.name = f"{len(captioners)} captioners, {self.name}"
 
     def generate(self, features):
-        generation = self.captioner.generate(features, decoding=self.decoding)
-        return self.consensus.rerank(generation, features) if self.consensus else generation
+        if not self.consensus:
+            return generate_together(self.captioners, features, decoding=self.decoding)
+        candidates = [captioner.generate(features, decoding=self.decoding) for captioner in self.captioners]
+        return self.consensus.rerank(pool_candidates(candidates), features)
 
 
 def write_captions(writer, store, batch_size):
@@ -99,7 +109,7 @@ def write_picture(path, writer, store, photographs, image_ids):
         generation.texts,
         generation.attention,
         references=[store.captions(image_id) for image_id in image_ids],
-        grid=writer.captioner.grid,
+        grid=writer.captioners[0].grid,
     )
     figure.savefig(path)
 
@@ -109,7 +119,7 @@ def main(arguments=None):
     captioner = load_captioner(options.model)
     if options.weights is not None:
         captioner.load_weights(options.weights)
-    writer = Writer(captioner, options)
+    writer = Writer([captioner, *map(load_captioner, options.others)], options)
     options.output.mkdir(parents=True, exist_ok=True)
     start = time.time()
 

@@ -66,7 +66,7 @@ RECIPES = {
     "best": {"context_gate": True, "state_initializer": "mean_feature", "label_smoothing": 0.1, "weight_decay": 0.01,
              "ema": 0.99, "monitor": "val_cider_d", "self_critical_epochs": 12,
              "self_critical_dropout": True, "patience": 12, "dropout": 0.5, "epochs": 10, "batch_size": 16,
-             "learning_rate": 1e-3, "beam": 10, "consensus": True},
+             "learning_rate": 1e-3, "beam": 20, "consensus": True},
 }  # fmt: skip
 SAMPLES = 6
 # Tokens; captions that score well are no longer, and a sample may run on to the end.

@@ -12,7 +12,9 @@ from keras_showattend import Captioner, CaptionTokenizer
 from keras_showattend.decoding import BeamSearch
 from keras_showattend.evaluation import evaluate_captions, read_results
 from keras_showattend.features import FeatureExtractor, FeatureStore
+from keras_showattend.generation import generate_together
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
+from keras_showattend.reranking import NeighborConsensus, pool_candidates
 
 CAPTIONS = {3: ["A red picture.", "all red"], 8: ["A blue picture."], 5: ["something black"]}
 
@@ -131,6 +133,30 @@ def test_the_consensus_of_stored_images_chooses_among_the_captions_of_a_beam(scr
     expected = [captions[1] for captions in captioner.generate(features, decoding=search).texts]
     assert list(read_results(tmp_path / "results.json").values()) == expected
     assert json.loads((tmp_path / "metrics.json").read_text())["decoding"] == "beam search of width 2 and consensus"
+
+
+def test_two_captioners(script, model, tmp_path):
+    captioner = keras.models.load_model(model / "captioner.keras")
+    random = np.random.default_rng(1)
+    for weight in captioner.decoder.trainable_variables:
+        weight.assign(random.normal(size=weight.shape))
+    captioner.save(tmp_path / "second.keras")
+    run(script, model, "--output", str(tmp_path / "first"))
+    store = FeatureStore.open(tmp_path / "first" / "features")
+    features = store.features(store.image_ids)
+    captioners = [keras.models.load_model(model / "captioner.keras"), captioner]
+    arguments = ("--output", str(tmp_path), "--others", str(tmp_path / "second.keras"), "--beam", "2")
+
+    run(script, model, *arguments)
+    expected = generate_together(captioners, features, BeamSearch(width=2)).texts
+    assert list(read_results(tmp_path / "results.json").values()) == expected
+    decoding = json.loads((tmp_path / "metrics.json").read_text())["decoding"]
+    assert decoding == "2 captioners, beam search of width 2"
+
+    run(script, model, *arguments, "--consensus", str(store.path))
+    pooled = pool_candidates([one.generate(features, BeamSearch(width=2, n_best=2)) for one in captioners])
+    expected = NeighborConsensus(store).rerank(pooled, features).texts
+    assert list(read_results(tmp_path / "results.json").values()) == expected
 
 
 def test_a_consensus_needs_several_captions(script, model, capsys):
