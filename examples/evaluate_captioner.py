@@ -48,10 +48,10 @@ def parse_arguments(arguments=None):
     parser.add_argument("--annotations", type=Path, required=True, help="JSON in the COCO captions format")
     parser.add_argument("--images", type=Path, required=True, help="the folder of its images")
     parser.add_argument("--output", type=Path, help="default: the folder `evaluation` beside the model")
-    parser.add_argument("--weights", type=Path, help="a .weights.h5 file of the same captioner, for those in the model")
+    parser.add_argument("--weights", type=Path, help="a .weights.h5 file, for those in MODEL, the first")
     parser.add_argument("--beam", type=int, help="width of a beam search; default: greedy decoding")
     parser.add_argument("--length-penalty", type=_penalty, default=0.0, help="of the beam search: average, or a number")
-    others = "more captioners, of the same vocabulary and features"
+    others = "more captioners, which take the same features; without --consensus of the same vocabulary"
     parser.add_argument("--others", type=Path, nargs="+", default=[], metavar="MODEL", help=others)
     parser.add_argument("--consensus", type=Path, help="the folder of the training images' stored features")
     parser.add_argument("--max-images", type=int, help="only the first so many images of the file")

@@ -15,14 +15,14 @@ notebook took:
     python examples/train_captioner.py --output runs/coco --dataset coco
     python examples/train_captioner.py --output runs/notebook --dataset coco --max-captions 30000
 
-With all that makes captions of photographs better, self-critical training at the end:
+With all that makes captions of photographs better, self-critical training at the end, twice:
 
     python examples/train_captioner.py --output runs/best --recipe best --dataset coco-json \
         --annotations captions.json --images photographs/
 
 The folder then holds captioner.keras (the best epoch), history.png, captions.png, metrics.json, of photographs
 results.json (the validation captions, in COCO's results format), and features/, the cached features, which the next run
-reuses.
+reuses. Of several captioners the second is captioner_2.keras, with history_2.png.
 """
 
 import argparse
@@ -44,10 +44,11 @@ from keras_showattend.datasets import check_disjoint, coco_json, coco_showattend
 from keras_showattend.decoding import BeamSearch
 from keras_showattend.evaluation import evaluate_captions, write_results
 from keras_showattend.features import FeatureExtractor, FeatureStore, read_image
+from keras_showattend.generation import generate_together
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy
 from keras_showattend.metrics import MaskedAccuracy, Perplexity
-from keras_showattend.reranking import NeighborConsensus
+from keras_showattend.reranking import NeighborConsensus, pool_candidates
 from keras_showattend.self_critical import SelfCriticalTrainer
 
 # What suits each data set: the scenes are small, photographs need a backbone and a larger model.
@@ -62,11 +63,11 @@ DEFAULTS["coco"] = DEFAULTS["coco-json"]
 RECIPES = {
     "plain": {"context_gate": False, "state_initializer": "zeros", "label_smoothing": 0.0, "weight_decay": 0.0,
               "ema": 0.0, "monitor": "val_loss", "self_critical_epochs": 0, "self_critical_dropout": False,
-              "patience": 3, "beam": 5, "consensus": False},
+              "patience": 3, "beam": 5, "consensus": False, "captioners": 1},
     "best": {"context_gate": True, "state_initializer": "mean_feature", "label_smoothing": 0.1, "weight_decay": 0.01,
              "ema": 0.99, "monitor": "val_cider_d", "self_critical_epochs": 12,
              "self_critical_dropout": True, "patience": 12, "dropout": 0.5, "epochs": 10, "batch_size": 16,
-             "learning_rate": 1e-3, "beam": 20, "consensus": True},
+             "learning_rate": 1e-3, "beam": 20, "consensus": True, "captioners": 2},
 }  # fmt: skip
 SAMPLES = 6
 # Tokens; captions that score well are no longer, and a sample may run on to the end.
@@ -123,8 +124,10 @@ def parse_arguments(arguments=None):
     training.add_argument("--self-critical-dropout", action=argparse.BooleanOptionalAction, help=dropout)
     training.add_argument("--samples", type=int, default=5, help="captions an image that are drawn and rewarded")
     training.add_argument("--beam", type=int, help="width of the search that writes the final captions of photographs")
-    consensus = "choose among the beam's captions by what was said of similar training images"
+    consensus = "choose among the beam's captions by what was said of the training images, most by similar ones"
     training.add_argument("--consensus", action=argparse.BooleanOptionalAction, help=consensus)
+    captioners = "how many to train, each from a seed of its own; all of them write the final captions"
+    training.add_argument("--captioners", type=int, help=captioners)
     training.add_argument("--mixed-precision", choices=["mixed_bfloat16", "mixed_float16"])
     training.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -134,6 +137,8 @@ def parse_arguments(arguments=None):
                 setattr(options, name, value)
     if options.self_critical_epochs and options.monitor != "val_cider_d":
         parser.error("--self-critical-epochs needs --monitor val_cider_d: that training has no validation loss")
+    if options.captioners < 1:
+        parser.error(f"--captioners must be at least 1. Received: {options.captioners}.")
     if options.consensus and options.beam < 2:
         parser.error("--consensus chooses among the captions of a beam: --beam must be at least 2")
     if options.dataset == "coco-json" and not (options.annotations and options.images):
@@ -275,17 +280,17 @@ def seeing_averages(callbacks, options):
     return [keras.callbacks.SwapEMAWeights(swap_on_epoch=True), *callbacks] if options.ema else callbacks
 
 
-def watch(store, options):
+def watch(store, path, options):
     """Callbacks that tell the best epoch, have it on disk as soon as it is over, and end with its weights."""
     best = {"monitor": options.monitor, "mode": "min" if options.monitor == "val_loss" else "max"}
     return [
         *([CaptionMetrics(store)] if options.monitor == "val_cider_d" else []),
-        keras.callbacks.ModelCheckpoint(str(options.output / "captioner.keras"), **best, save_best_only=True),
+        keras.callbacks.ModelCheckpoint(str(path), **best, save_best_only=True),
         keras.callbacks.EarlyStopping(**best, patience=options.patience, restore_best_weights=True),
     ]
 
 
-def train_self_critically(captioner, store, callbacks, options):
+def train_self_critically(captioner, store, callbacks, seed, options):
     """What teacher forcing can't teach: whole captions of its own, drawn and rewarded by CIDEr-D."""
     steps = options.self_critical_epochs * math.ceil(len(store) / options.self_critical_batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(options.self_critical_learning_rate, steps, alpha=0.05)
@@ -302,8 +307,33 @@ def train_self_critically(captioner, store, callbacks, options):
         epochs=options.self_critical_epochs,
         batch_size=options.self_critical_batch_size,
         callbacks=seeing_averages(callbacks, options),
-        seed=options.seed,
+        seed=seed,
     )
+
+
+def train_one(number, build, train_batches, validation_batches, train_store, validation_store, options):
+    """The captioner of this number, from 0 on, and the histories of its trainings; it is left in the output folder."""
+    seed = options.seed + number
+    keras.utils.set_random_seed(seed)
+    path = options.output / _numbered("captioner.keras", number)
+    captioner = build()
+    callbacks = watch(validation_store, path, options)
+    steps = options.epochs * len(train_batches)
+    histories = {"history": train(captioner, train_batches, validation_batches, callbacks, steps, options)}
+    if options.self_critical_epochs:
+        histories["self_critical"] = train_self_critically(captioner, train_store, callbacks, seed, options)
+        # The best of both trainings.
+        captioner.load_weights(path)
+    for name, history in histories.items():
+        figure = keras_showattend.visualization.plot_history(history.history)
+        figure.savefig(options.output / _numbered(f"{name}.png", number))
+    return captioner, histories
+
+
+def _numbered(name, number):
+    """The first captioner's files have no number."""
+    path = Path(name)
+    return name if number == 0 else f"{path.stem}_{number + 1}{path.suffix}"
 
 
 def write_pictures(captioner, store, sources, options):
@@ -321,21 +351,22 @@ def write_pictures(captioner, store, sources, options):
     figure.savefig(options.output / "captions.png")
 
 
-def measure(captioner, batches, train_store, store, sources, options):
-    """Figures of the kept model on the validation images."""
+def measure(captioners, batches, train_store, store, sources, options):
+    """Figures of the first captioner's loss, and of the captions of all, on the validation images."""
+    captioner = captioners[0]
     metrics = {f"val_{name}": value for name, value in captioner.evaluate(batches, return_dict=True, verbose=0).items()}
     features = store.features(store.image_ids)
     if options.dataset == "shapes":
-        generation = captioner.generate(features, batch_size=100)
+        generation = generate_together(captioners, features, batch_size=100)
         scenes = sources["validation"]
         report = shape_scenes.pointing_report(generation.texts, generation.attention, scenes, captioner.grid)
         return metrics | dataclasses.asdict(report)
     if options.consensus:
         beam = BeamSearch(width=options.beam, length_penalty="average", n_best=options.beam)
-        consensus = NeighborConsensus(train_store)
-        generation = consensus.rerank(captioner.generate(features, decoding=beam, batch_size=100), features)
+        candidates = [captioner.generate(features, decoding=beam, batch_size=100) for captioner in captioners]
+        generation = NeighborConsensus(train_store).rerank(pool_candidates(candidates), features)
     else:
-        generation = captioner.generate(features, decoding=BeamSearch(width=options.beam), batch_size=100)
+        generation = generate_together(captioners, features, decoding=BeamSearch(width=options.beam), batch_size=100)
     captions = dict(zip(store.image_ids, generation.texts, strict=True))
     write_results(options.output / "results.json", captions)
     figures = evaluate_captions(captions, {image_id: store.captions(image_id) for image_id in captions})
@@ -362,29 +393,25 @@ def main(arguments=None):
     train_batches = both_sides.batches(tokenizer, options.batch_size, seed=options.seed)
     validation_batches = validation_store.batches(tokenizer, 4 * options.batch_size, shuffle=False)
 
-    steps = options.epochs * len(train_batches)
-    captioner = build_captioner(options, extractor, tokenizer, longest, steps)
-    callbacks = watch(validation_store, options)
-    histories = {"history": train(captioner, train_batches, validation_batches, callbacks, steps, options)}
-    if options.self_critical_epochs:
-        histories["self_critical"] = train_self_critically(captioner, train_store, callbacks, options)
-        # The best of both trainings.
-        captioner.load_weights(options.output / "captioner.keras")
+    def build():
+        return build_captioner(options, extractor, tokenizer, longest, options.epochs * len(train_batches))
+
+    data = train_batches, validation_batches, train_store, validation_store
+    trained = [train_one(number, build, *data, options) for number in range(options.captioners)]
+    captioners = [captioner for captioner, _ in trained]
 
     metrics = {
         "images": len(train_store),
         "captions": len(captions),
         "vocabulary": tokenizer.vocabulary_size,
-        "epochs": len(histories["history"].epoch),
-        **measure(captioner, validation_batches, train_store, validation_store, sources, options),
+        "epochs": len(trained[0][1]["history"].epoch),
+        **measure(captioners, validation_batches, train_store, validation_store, sources, options),
         "seconds": round(time.time() - start, 1),
         "backend": keras.backend.backend(),
         "processors": os.cpu_count(),
     }
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    for name, history in histories.items():
-        keras_showattend.visualization.plot_history(history.history).savefig(options.output / f"{name}.png")
-    write_pictures(captioner, validation_store, sources, options)
+    write_pictures(captioners[0], validation_store, sources, options)
 
     if options.dataset == "shapes":
         print(

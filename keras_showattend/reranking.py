@@ -31,10 +31,11 @@ class NeighborConsensus:
             `captions(image_id)`, a list of str.
         neighbors: Positive int m; all images where the store has fewer.
         weight: Number >= 0, what a point of CIDEr-D, from 0 to 10, counts against a nat per token.
-        word_weight: Number >= 0, what a cosine of 1 counts against it. 0 leaves the regression out.
+        word_weight: Number >= 0, what a cosine of 1 counts against a nat per token. 0 leaves the regression out.
 
     Raises:
         ValueError: If an argument is not as described, or a stored caption has no words.
+        ImportError: If there is a `word_weight` and no scikit-learn.
 
     Example:
     >>> import numpy as np
@@ -90,7 +91,10 @@ class NeighborConsensus:
         Raises:
             ValueError: If `features` has another rank or width.
         """
-        similarity = self._directions_of(features) @ self._directions.T
+        return self._nearest(self._directions_of(features))
+
+    def _nearest(self, directions):
+        similarity = directions @ self._directions.T
         # Stable, so that images alike in all keep the store's order.
         places = np.argsort(-similarity, axis=1, kind="stable")[:, : self.neighbors]
         return [[self._image_ids[place] for place in row] for row in places]
@@ -132,9 +136,10 @@ class NeighborConsensus:
 
     def _agreement(self, texts, features):
         """What the stored images add to the score of every candidate, `(N, K)`."""
+        directions = self._directions_of(features)
         pairs = [
             (caption, neighbor)
-            for captions, neighbors in zip(texts, self.nearest(features), strict=True)
+            for captions, neighbors in zip(texts, self._nearest(directions), strict=True)
             for caption in captions
             for neighbor in neighbors
         ]
@@ -142,7 +147,7 @@ class NeighborConsensus:
         rewards = self._cider_d.rewards(captions, neighbors).reshape(len(texts), -1, self.neighbors)
         agreement = self.weight * rewards.mean(axis=-1)
         if self._words:
-            agreement = agreement + self.word_weight * self._words.agreement(self._directions_of(features), texts)
+            agreement = agreement + self.word_weight * self._words.agreement(directions, texts)
         return agreement
 
     def _directions_of(self, features):
@@ -195,7 +200,7 @@ def pool_candidates(generations):
         _join(attention) if same else None,
         [
             [text for captions in texts for text in captions]
-            for texts in zip(*(g.texts for g in generations), strict=True)
+            for texts in zip(*(one.texts for one in generations), strict=True)
         ],
     )
 

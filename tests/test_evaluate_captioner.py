@@ -149,6 +149,7 @@ def test_two_captioners(script, model, tmp_path):
 
     run(script, model, *arguments)
     expected = generate_together(captioners, features, BeamSearch(width=2)).texts
+    assert expected != captioners[0].generate(features, BeamSearch(width=2)).texts
     assert list(read_results(tmp_path / "results.json").values()) == expected
     decoding = json.loads((tmp_path / "metrics.json").read_text())["decoding"]
     assert decoding == "2 captioners, beam search of width 2"
@@ -156,6 +157,8 @@ def test_two_captioners(script, model, tmp_path):
     run(script, model, *arguments, "--consensus", str(store.path))
     pooled = pool_candidates([one.generate(features, BeamSearch(width=2, n_best=2)) for one in captioners])
     expected = NeighborConsensus(store).rerank(pooled, features).texts
+    alone = captioners[0].generate(features, BeamSearch(width=2, n_best=2))
+    assert expected != NeighborConsensus(store).rerank(alone, features).texts
     assert list(read_results(tmp_path / "results.json").values()) == expected
 
 

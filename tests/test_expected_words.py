@@ -10,8 +10,6 @@ import pytest
 from keras_showattend import expected_words
 from keras_showattend.expected_words import ExpectedWords
 
-pytest.importorskip("sklearn")
-
 CAPTIONS = [
     ["a dog runs", "the dog runs on grass"],
     ["a cat sleeps"],
@@ -54,7 +52,8 @@ def by_hand(stored, captions, asked, candidates):
         expected = sum(a * (v - mean) for a, v in zip(shares, vectors, strict=True))
         for j, caption in enumerate(candidates[n]):
             w = vector(terms([caption])) - mean
-            found[n, j] = w @ expected / np.linalg.norm(w) / np.linalg.norm(expected)
+            if not set(terms([caption])).isdisjoint(vocabulary):
+                found[n, j] = w @ expected / np.linalg.norm(w) / np.linalg.norm(expected)
     return found
 
 
@@ -69,6 +68,12 @@ def test_an_image_like_a_stored_one_expects_its_words():
     stored = np.eye(4, 5, dtype="float32")
     texts = [[texts[0] for texts in CAPTIONS]] * 4
     assert ExpectedWords(stored, CAPTIONS).agreement(stored, texts).argmax(axis=1).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("captions", [[["a dog"]], [["a dog", "a cat"]] * 7])
+def test_where_nothing_tells_captions_apart_nothing_is_expected(captions):
+    found = ExpectedWords(np.repeat(directions(1, 0), len(captions), axis=0), captions)
+    assert not found.agreement(directions(2, 1), CANDIDATES).any()
 
 
 def test_of_many_images_so_many_are_drawn(monkeypatch):

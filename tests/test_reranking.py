@@ -108,7 +108,9 @@ def test_a_decoder_without_attention():
 def test_an_image_like_the_mean_of_all_has_neighbors_too():
     store = Store()
     mean = store.x.astype("float64").mean(axis=(0, 1), keepdims=True)
-    assert len(NeighborConsensus(store, 3).nearest(mean)[0]) == 3
+    consensus = NeighborConsensus(store, 3)
+    assert len(consensus.nearest(mean)[0]) == 3
+    assert consensus.rerank(candidates([["a dog", "a dog runs"]]), mean).texts[0] in ("a dog", "a dog runs")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,19 @@
-"""What `examples/train_captioner.py` decides by itself; its runs are the continuous integration's."""
+"""What `examples/train_captioner.py` decides by itself; its other runs are the continuous integration's."""
 
+import json
+
+import keras
 import numpy as np
 import pytest
 from example_scripts import example_script
+from PIL import Image
 
 import keras_showattend
 from keras_showattend.datasets import shape_scenes
+from keras_showattend.decoding import BeamSearch
+from keras_showattend.evaluation import read_results
 from keras_showattend.features import FeatureExtractor, FeatureStore
+from keras_showattend.reranking import NeighborConsensus, pool_candidates
 
 script = example_script("train_captioner")
 
@@ -54,7 +61,7 @@ def test_averages_of_one_training_do_not_reach_into_the_next(script, tmp_path):
     captioner = script.build_captioner(options, extractor, tokenizer, 8, 1)
     script.train(captioner, store.batches(tokenizer, 8, seed=0), None, [], 1, options)
     trained = captioner.get_weights()
-    script.train_self_critically(captioner, store, [], options)
+    script.train_self_critically(captioner, store, [], 0, options)
     assert any(np.abs(weights).max() > 0 for weights in trained)
     for weights, still in zip(trained, captioner.get_weights(), strict=True):
         np.testing.assert_allclose(still, weights, rtol=1e-6)
@@ -74,3 +81,38 @@ def test_mirrored_images_stand_behind_the_others_and_are_computed_once(script, t
     np.testing.assert_array_equal(both.features(["mirrored-0", "mirrored-2"]), expected)
     monkeypatch.setattr(script, "read_image", None)  # nothing is read again
     assert script.add_mirrored(store, {"train": examples}, extractor).image_ids == both.image_ids
+
+
+def test_two_captioners_of_photographs_write_the_captions_that_their_neighbors_agree_with(script, tmp_path):
+    colors = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "white": (250, 250, 250)}
+    for split in ("train", "dev"):
+        for image_id, color in enumerate(colors.values()):
+            Image.new("RGB", (32, 32), color).save(tmp_path / f"{split}{image_id}.png")
+        annotations = {
+            "images": [{"id": f"{split}{i}", "file_name": f"{split}{i}.png"} for i in range(len(colors))],
+            "annotations": [{"image_id": f"{split}{i}", "caption": f"a {name} one"} for i, name in enumerate(colors)],
+        }
+        (tmp_path / f"{split}.json").write_text(json.dumps(annotations))
+    data = f"--annotations {tmp_path}/train.json --validation-annotations {tmp_path}/dev.json --images {tmp_path}"
+    sizes = "--backbone patches --units 4 --attention-units 4 --embed-dim 4 --batch-size 2 --beam 2"
+    short = "--epochs 1 --self-critical-epochs 1 --self-critical-batch-size 4"
+    output = tmp_path / "run"
+    script.main(f"--output {output} --recipe best --dataset coco-json {data} {sizes} {short}".split())
+
+    captioners = [keras.models.load_model(output / name) for name in ("captioner.keras", "captioner_2.keras")]
+    first, second = (captioner.get_weights() for captioner in captioners)
+    assert any(np.abs(one - other).max() > 0.01 for one, other in zip(first, second, strict=True))
+    stores = [FeatureStore.open(output / "features" / name) for name in ("train", "validation")]
+    features = stores[1].features(stores[1].image_ids)
+    search = BeamSearch(width=2, length_penalty="average", n_best=2)
+    pooled = pool_candidates([captioner.generate(features, search) for captioner in captioners])
+    expected = NeighborConsensus(stores[0]).rerank(pooled, features).texts
+    assert list(read_results(output / "results.json").values()) == expected
+    for name in ("history.png", "history_2.png", "self_critical_2.png", "captions.png", "metrics.json"):
+        assert (output / name).exists()
+
+
+def test_how_many_captioners(script, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_arguments(["--output", "o", "--captioners", "0"])
+    assert "--captioners must be at least 1. Received: 0." in capsys.readouterr().err

@@ -74,12 +74,15 @@ class CaptionBatches:
         self.bucket_lengths = []
         self._buckets = []  # the examples of each
         self._images = np.array([image for image, _ in examples])
-        self._tokens = [captions for _, captions in examples]
         for bucket, length in enumerate(lengths):
             members = np.flatnonzero(bucket_of == bucket)
             if members.size:
                 self.bucket_lengths.append(int(length))
                 self._buckets.append(members)
+        self._tokens = np.zeros((len(examples), self.group_size, self.bucket_lengths[-1]), "int32")
+        for row, (_, captions) in enumerate(examples):
+            for group, caption in enumerate(captions):
+                self._tokens[row, group, : len(caption)] = caption
 
     def __len__(self):
         return math.ceil(len(self._tokens) / self.batch_size)
@@ -91,7 +94,7 @@ class CaptionBatches:
         rest = np.array([], int)
         for bucket, length in zip(self._buckets, self.bucket_lengths, strict=True):
             examples = np.concatenate([rest, rng.permutation(bucket) if self.shuffle else bucket])
-            # XLA compiles each other size of a batch too, so what is left goes to the next longer bucket.
+            # Every other batch size is one more program to compile, so what is left goes to the next longer bucket.
             last = length == self.bucket_lengths[-1]
             stop = len(examples) if last else len(examples) // self.batch_size * self.batch_size
             for start in range(0, stop, self.batch_size):
@@ -105,11 +108,8 @@ class CaptionBatches:
 
     def read(self, length, examples):
         """One batch: features `(n, L, D)` and tokens `(n, G, T)`."""
-        tokens = np.zeros((len(examples), self.group_size, length), "int32")
-        for row, example in enumerate(examples):
-            for group, caption in enumerate(self._tokens[example]):
-                tokens[row, group, : len(caption)] = caption
-        return self.store.features([self.store.image_ids[image] for image in self._images[examples]]), tokens
+        image_ids = [self.store.image_ids[image] for image in self._images[examples]]
+        return self.store.features(image_ids), self._tokens[examples, :, :length]
 
 
 class _BatchSequence(keras.utils.PyDataset):

@@ -28,7 +28,7 @@ def vocabulary_crossentropy(hidden, kernel, bias, targets, weights, label_smooth
     formed while the logits are there, in a forward pass that is meant for training: no array `(R, V)` outlives it.
 
     Args:
-        hidden: Float h, `(R, U)`.
+        hidden: Float h, `(R, U)`, at least one row.
         kernel: Float K, `(U, V)`.
         bias: Float b, `(V,)`.
         targets: Int y, `(R,)`, from 0 to V - 1.
@@ -71,22 +71,22 @@ def vocabulary_crossentropy(hidden, kernel, bias, targets, weights, label_smooth
 
 def _where_it_counts(hidden, targets, weights, kernel, bias, *options):
     """The sums, and the gradients of `hidden`, `kernel` and `bias`; on torch, where any number of rows will do."""
-    counts = weights != 0
-    if not counts.any():
-        # Keras knows no largest logit of no row.
-        counts = ops.ones_like(counts)
-    part = hidden[counts], targets[counts], weights[counts]
+    rows = ops.nonzero(weights)[0]
+    if not len(rows):
+        # Keras knows no largest logit of no row; this one counts nothing.
+        rows = ops.zeros_like(targets[:1])
+    part = hidden[rows], targets[rows], weights[rows]
     sums, (d_hidden, *others) = _sums_and_gradients(*part, kernel, bias, *options)
     # Keras makes float32 of much that is float64.
     d_rows = ops.zeros_like(hidden, dtype=d_hidden.dtype)
-    d_rows[counts] = d_hidden
+    d_rows[rows] = d_hidden
     return sums, (d_rows, *others)
 
 
 def _in_shares(hidden, targets, weights, kernel, bias, *options):
     """The same, of one of `_SHARES` of the rows."""
     rows = ops.shape(hidden)[0]
-    # Rounded up: Keras knows no largest logit of no row.
+    # Rounded up, so that there is a row always.
     sizes = [rows - rows * round(100 * (1 - share)) // 100 for share in _SHARES]
 
     def of_first(size):
@@ -110,8 +110,8 @@ def _sums_and_gradients(hidden, targets, weights, kernel, bias, label_smoothing,
     classes = kernel.shape[-1]
     logits = ops.matmul(hidden, kernel) + bias
     largest = ops.max(logits, axis=-1)
-    # Of the size of the logits, as whatever XLA reduces on a processor; so the gradient is made of it too, and no
-    # logsumexp, argmax or masked sum makes another.
+    # XLA on a processor writes out whatever it reduces: this array, of the size of the logits, serves the gradient too,
+    # where logsumexp, argmax and a masked sum would each write one more.
     exponentials = ops.exp(logits - largest[:, None])
     total = ops.sum(exponentials, axis=-1)
     target = ops.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
@@ -124,7 +124,9 @@ def _sums_and_gradients(hidden, targets, weights, kernel, bias, label_smoothing,
         first = ops.min(ops.where(logits == largest[:, None], class_ids, classes), axis=-1)
         counted.append(ops.cast(first == targets, logits.dtype))
     wanted = ops.where(class_ids == targets[:, None], (1 - label_smoothing) * weights[:, None], 0.0)
-    d_logits = exponentials * (weights / total)[:, None] - wanted - (label_smoothing / classes * weights)[:, None]
+    d_logits = exponentials * (weights / total)[:, None] - wanted
+    if label_smoothing:
+        d_logits = d_logits - (label_smoothing / classes * weights)[:, None]
     gradients = (
         ops.matmul(d_logits, ops.transpose(kernel)),
         ops.matmul(ops.transpose(hidden), d_logits),

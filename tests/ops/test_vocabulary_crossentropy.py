@@ -77,6 +77,13 @@ def test_all_sums():
     assert vocabulary_crossentropy(hidden, kernel, bias, targets, weights).right is None
 
 
+def test_logits_whose_exponentials_are_beyond_float32():
+    hidden, kernel, bias = arrays(2)
+    arguments = ops.convert_to_tensor([1, 2]), as_tensor(np.ones(2))
+    near, far = (vocabulary_crossentropy(*map(as_tensor, (hidden, kernel, b)), *arguments) for b in (bias, bias + 1000))
+    np.testing.assert_allclose(float(ops.stop_gradient(far.loss)), float(ops.stop_gradient(near.loss)), rtol=1e-3)
+
+
 def test_half_precision_is_summed_in_that_of_the_kernel():
     hidden, kernel, bias = (x.astype("float32") for x in arrays(8))
     half = ops.cast(hidden, "bfloat16")
