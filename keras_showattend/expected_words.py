@@ -10,7 +10,7 @@ from keras_showattend.evaluation import tokenize
 # smoothed away. Both were chosen on Flickr8k's dev split, where half of either changes CIDEr-D by less than 0.004.
 _SHARPNESS = 2.0
 _RIDGE = 0.3
-# The most frequent: of Flickr8k all that four captions have.
+# The most frequent; of Flickr8k's nearly all that occur at least four times.
 _TERMS = 10_000
 # The kernel of so many images takes 400 MB, and its factor some ten seconds.
 _MOST_IMAGES = 10_000
