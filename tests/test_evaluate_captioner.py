@@ -139,15 +139,15 @@ def test_two_captioners(script, model, tmp_path, monkeypatch):
     store = FeatureStore.open(tmp_path / "first" / "features")
     features = store.features(store.image_ids)
     first, second = (keras.models.load_model(model / "captioner.keras") for _ in range(2))
-    # The second is sure of the word that the first writes least.
-    written = first.generate(features, BeamSearch(width=2, n_best=2)).tokens
-    bias = second.decoder.vocabulary.bias
-    counts = np.bincount(written.ravel(), minlength=bias.shape[0])
-    bias.assign(20.0 * np.eye(bias.shape[0])[4 + counts[4:].argmin()])
-    second.save(tmp_path / "second.keras")
-    arguments = ("--output", str(tmp_path), "--others", str(tmp_path / "second.keras"), "--beam", "2")
+    # One likes a word, the other is sure of a second one.
+    for captioner, word, sure in ((first, 4, 3.0), (second, 5, 20.0)):
+        bias = captioner.decoder.vocabulary.bias
+        bias.assign(sure * np.eye(bias.shape[0])[word])
+        captioner.save(tmp_path / f"{word}.keras")
+    files = ["--annotations", str(model / "captions.json"), "--images", str(model), "--output", str(tmp_path)]
+    arguments = [str(tmp_path / "4.keras"), "--others", str(tmp_path / "5.keras"), "--beam", "2", *files]
 
-    run(script, model, *arguments)
+    script.main(arguments)
     expected = generate_together([first, second], features, BeamSearch(width=2)).texts
     assert expected != first.generate(features, BeamSearch(width=2)).texts
     assert list(read_results(tmp_path / "results.json").values()) == expected
@@ -165,7 +165,7 @@ def test_two_captioners(script, model, tmp_path, monkeypatch):
             return generation._replace(texts=texts, attention=generation.attention[:, -1])
 
     monkeypatch.setattr(script, "NeighborConsensus", Last)
-    run(script, model, *arguments, "--consensus", str(store.path))
+    script.main([*arguments, "--consensus", str(store.path)])
     expected = [captions[1] for captions in second.generate(features, BeamSearch(width=2, n_best=2)).texts]
     assert list(read_results(tmp_path / "results.json").values()) == expected
 
