@@ -316,9 +316,9 @@ def train_one(number, build, train_batches, validation_batches, train_store, val
     seed = options.seed + number
     keras.utils.set_random_seed(seed)
     path = options.output / _numbered("captioner.keras", number)
-    captioner = build()
-    callbacks = watch(validation_store, path, options)
     steps = options.epochs * len(train_batches)
+    captioner = build(steps)
+    callbacks = watch(validation_store, path, options)
     histories = {"history": train(captioner, train_batches, validation_batches, callbacks, steps, options)}
     if options.self_critical_epochs:
         histories["self_critical"] = train_self_critically(captioner, train_store, callbacks, seed, options)
@@ -393,8 +393,8 @@ def main(arguments=None):
     train_batches = both_sides.batches(tokenizer, options.batch_size, seed=options.seed)
     validation_batches = validation_store.batches(tokenizer, 4 * options.batch_size, shuffle=False)
 
-    def build():
-        return build_captioner(options, extractor, tokenizer, longest, options.epochs * len(train_batches))
+    def build(steps):
+        return build_captioner(options, extractor, tokenizer, longest, steps)
 
     data = train_batches, validation_batches, train_store, validation_store
     trained = [train_one(number, build, *data, options) for number in range(options.captioners)]
