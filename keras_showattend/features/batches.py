@@ -100,7 +100,7 @@ class CaptionBatches:
             for start in range(0, stop, self.batch_size):
                 # The order inside a batch means nothing to training; sorted, it reads the files
                 # from front to back.
-                plan.append((length, np.sort(examples[start : min(start + self.batch_size, stop)])))
+                plan.append((length, np.sort(examples[start : start + self.batch_size])))
             rest = examples[stop:]
         if self.shuffle:
             plan = [plan[index] for index in rng.permutation(len(plan))]
