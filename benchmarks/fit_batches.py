@@ -55,18 +55,20 @@ class _Batches(keras.utils.PyDataset):
 
 
 def _tf_dataset(batches):
-    """The same as `FeatureStore.batches` makes it, T unknown."""
+    """As `FeatureStore.batches` makes it: what goes through TensorFlow are numbers of batches, T is unknown."""
     import tensorflow as tf
 
     features, tokens = batches[0]
-    signature = (
+    specs = (
         tf.TensorSpec((None, *features.shape[1:]), features.dtype),
         tf.TensorSpec((None, tokens.shape[1], None), tokens.dtype),
     )
-    dataset = tf.data.Dataset.from_generator(
-        lambda: (batches[i] for i in range(len(batches))), output_signature=signature
-    )
-    return dataset.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(tf.data.AUTOTUNE)
+
+    def read(index):
+        arrays = tf.numpy_function(lambda i: batches[int(i)], [index], [spec.dtype for spec in specs], stateful=False)
+        return tuple(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, specs, strict=True))
+
+    return tf.data.Dataset.range(len(batches)).map(read).prefetch(tf.data.AUTOTUNE)
 
 
 class EpochClock(keras.callbacks.Callback):

@@ -113,7 +113,8 @@ def _summary(timing, buckets, sizes, matmul_rate):
         "fastest": timing.fastest,
         "step_seconds": sum(b.share * s for b, s in zip(buckets, timing.step_seconds, strict=True)),
         "first_call_seconds": timing.first_call_seconds,
-        "share_of_floor": operations_per_second / matmul_rate if matmul_rate else None,
+        # The rate is that of float32.
+        "share_of_floor": operations_per_second / matmul_rate if matmul_rate and timing.name != BFLOAT16 else None,
         "steps_lost_to_padding": lost_to_padding(buckets),
         "buckets": [
             {

@@ -63,6 +63,8 @@ def parse_arguments(arguments=None):
             parser.error(f"--{name.replace('_', '-')} must be at least 1. Received: {value}.")
     if options.consensus and (options.beam or 0) < 2:
         parser.error("--consensus chooses among the captions of a beam: --beam must be at least 2.")
+    if options.length_penalty and options.beam is None:
+        parser.error("--length-penalty is of a beam search: it needs --beam.")
     if options.output is None:
         options.output = options.model.parent / "evaluation"
     return options
@@ -73,17 +75,17 @@ def _penalty(text):
 
 
 class Writer:
-    """Writes captions as the options say."""
+    """Writes captions: with a consensus the one that it chooses of all captioners' beams, else of their average."""
 
-    def __init__(self, captioners, options):
+    def __init__(self, captioners, beam=None, length_penalty=0.0, consensus=None):
         self.captioners = captioners
-        self.consensus = options.consensus and NeighborConsensus(FeatureStore.open(options.consensus))
+        self.consensus = consensus
         self.decoding, self.name = "greedy", "greedy"
-        if options.beam is not None:
-            n_best = options.beam if self.consensus else 1
-            self.decoding = BeamSearch(width=options.beam, length_penalty=options.length_penalty, n_best=n_best)
-            self.name = f"beam search of width {options.beam}" + (" and consensus" if self.consensus else "")
-        if options.others:
+        if beam is not None:
+            n_best = beam if consensus else 1
+            self.decoding = BeamSearch(width=beam, length_penalty=length_penalty, n_best=n_best)
+            self.name = f"beam search of width {beam}" + (" and consensus" if consensus else "")
+        if len(captioners) > 1:
             self.name = f"{len(captioners)} captioners, {self.name}"
 
     def generate(self, features):
@@ -119,7 +121,9 @@ def main(arguments=None):
     captioner = load_captioner(options.model)
     if options.weights is not None:
         captioner.load_weights(options.weights)
-    writer = Writer([captioner, *map(load_captioner, options.others)], options)
+    consensus = options.consensus and NeighborConsensus(FeatureStore.open(options.consensus))
+    captioners = [captioner, *map(load_captioner, options.others)]
+    writer = Writer(captioners, options.beam, options.length_penalty, consensus)
     options.output.mkdir(parents=True, exist_ok=True)
     start = time.time()
 

@@ -37,18 +37,18 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from evaluate_captioner import Writer, write_captions
 
 import keras_showattend
 from keras_showattend.callbacks import CaptionMetrics
 from keras_showattend.datasets import check_disjoint, coco_json, coco_showattend, shape_scenes, split_by_image
-from keras_showattend.decoding import BeamSearch
-from keras_showattend.evaluation import evaluate_captions, write_results
+from keras_showattend.evaluation import CiderD, evaluate_captions, write_results
 from keras_showattend.features import FeatureExtractor, FeatureStore, read_image
 from keras_showattend.generation import generate_together
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy
 from keras_showattend.metrics import MaskedAccuracy, Perplexity
-from keras_showattend.reranking import NeighborConsensus, pool_candidates
+from keras_showattend.reranking import NeighborConsensus
 from keras_showattend.self_critical import SelfCriticalTrainer
 
 # What suits each data set: the scenes are small, photographs need a backbone and a larger model.
@@ -137,13 +137,24 @@ def parse_arguments(arguments=None):
                 setattr(options, name, value)
     if options.self_critical_epochs and options.monitor != "val_cider_d":
         parser.error("--self-critical-epochs needs --monitor val_cider_d: that training has no validation loss")
-    if options.captioners < 1:
-        parser.error(f"--captioners must be at least 1. Received: {options.captioners}.")
+    check_numbers(parser, options)
     if options.consensus and options.beam < 2:
         parser.error("--consensus chooses among the captions of a beam: --beam must be at least 2")
     if options.dataset == "coco-json" and not (options.annotations and options.images):
         parser.error("--dataset coco-json needs --annotations and --images")
     return options
+
+
+def check_numbers(parser, options):
+    """What would fail only after hours of training."""
+    least = {"epochs": 1, "batch_size": 1, "beam": 1, "captioners": 1, "patience": 0, "self_critical_epochs": 0,
+             "self_critical_batch_size": 1, "samples": 2}  # fmt: skip
+    for name, bound in least.items():
+        if getattr(options, name) < bound:
+            parser.error(f"--{name.replace('_', '-')} must be at least {bound}. Received: {getattr(options, name)}.")
+    for name in ("learning_rate", "self_critical_learning_rate"):
+        if not 0 < getattr(options, name) < math.inf:
+            parser.error(f"--{name.replace('_', '-')} must be a number > 0. Received: {getattr(options, name)}.")
 
 
 def prepare_output(folder):
@@ -194,6 +205,13 @@ def build_stores(sources, extractor, options):
         stores = {name: store.subset([store.image_ids[i] for i in indices]) for name, indices in split.items()}
     check_disjoint(stores["train"].image_ids, stores["validation"].image_ids)
     return stores["train"], stores["validation"]
+
+
+def check_captions(train_store, validation_store, options):
+    """Whether all captions that others are scored against have words: a ValueError names one that has none."""
+    scored_against_train = options.self_critical_epochs or options.consensus
+    for store in [validation_store, *([train_store] if scored_against_train else [])]:
+        CiderD({image_id: store.captions(image_id) for image_id in store.image_ids})
 
 
 def add_mirrored(store, sources, extractor):
@@ -355,19 +373,14 @@ def measure(captioners, batches, train_store, store, sources, options):
     """Figures of the first captioner's loss, and of the captions of all, on the validation images."""
     captioner = captioners[0]
     metrics = {f"val_{name}": value for name, value in captioner.evaluate(batches, return_dict=True, verbose=0).items()}
-    features = store.features(store.image_ids)
     if options.dataset == "shapes":
-        generation = generate_together(captioners, features, batch_size=100)
+        generation = generate_together(captioners, store.features(store.image_ids), batch_size=100)
         scenes = sources["validation"]
         report = shape_scenes.pointing_report(generation.texts, generation.attention, scenes, captioner.grid)
         return metrics | dataclasses.asdict(report)
-    if options.consensus:
-        beam = BeamSearch(width=options.beam, length_penalty="average", n_best=options.beam)
-        candidates = [captioner.generate(features, decoding=beam, batch_size=100) for captioner in captioners]
-        generation = NeighborConsensus(train_store).rerank(pool_candidates(candidates), features)
-    else:
-        generation = generate_together(captioners, features, decoding=BeamSearch(width=options.beam), batch_size=100)
-    captions = dict(zip(store.image_ids, generation.texts, strict=True))
+    consensus = NeighborConsensus(train_store) if options.consensus else None
+    writer = Writer(captioners, options.beam, "average" if consensus else 0.0, consensus)
+    captions = write_captions(writer, store, batch_size=100)
     write_results(options.output / "results.json", captions)
     figures = evaluate_captions(captions, {image_id: store.captions(image_id) for image_id in captions})
     return metrics | {f"val_{name}": value for name, value in figures.items()}
@@ -385,6 +398,7 @@ def main(arguments=None):
     extractor = FeatureExtractor(options.backbone, weights=options.weights, image_size=options.image_size)
     train_store, validation_store = build_stores(sources, extractor, options)
     print(f"{len(train_store)} images to train on, {len(validation_store)} to validate on, none on both sides.")
+    check_captions(train_store, validation_store, options)
 
     captions = [caption for image_id in train_store.image_ids for caption in train_store.captions(image_id)]
     tokenizer = keras_showattend.CaptionTokenizer.fit(captions, max_vocabulary=options.max_vocabulary)

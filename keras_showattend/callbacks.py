@@ -1,5 +1,6 @@
 """Callbacks of `Captioner.fit`: whole captions measured while training goes on."""
 
+import dataclasses
 import importlib.util
 import os
 import pathlib
@@ -8,7 +9,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_showattend.captioner_inputs import as_array
+from keras_showattend.captioner_inputs import as_array, check_backbone_is_reached
 from keras_showattend.evaluation import METRICS, CiderD, evaluate_captions
 from keras_showattend.generation import checked_decoding
 from keras_showattend.validation import check_positive_integer
@@ -28,8 +29,9 @@ class CaptionMetrics(keras.callbacks.Callback):
 
     What can't work ends the training before it begins: the first batch is captioned then. A failure later on doesn't
     end it: it is a warning, once an epoch, and the epoch's figures are `-inf`, which no callback takes for an
-    improvement. On epochs that are not measured the last figures are repeated, `-inf` before the first ones, so that
-    every epoch has all keys. To `EarlyStopping` all these are epochs without improvement, which its patience counts.
+    improvement on a figure that was measured. On epochs that are not measured the last figures are repeated, `-inf`
+    before the first ones, so that every epoch has all keys. To `EarlyStopping` all these are epochs without
+    improvement, which its patience counts.
 
     Args:
         x: Features `(N, L, D)` or `(N, H, W, D)`, images `(N, H, W, 3)` where the captioner has a feature extractor, or
@@ -50,7 +52,7 @@ class CaptionMetrics(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is not as described; when training begins, if the model has no tokenizer or can't
-            caption `x`.
+            caption `x`, or trains its backbone while `x` is features: those of the backbone as it was.
         ImportError: If `tensorboard` is given without TensorFlow and tensorboard, or `images` without matplotlib.
         OSError: If `folder` can't be made.
 
@@ -109,6 +111,7 @@ class CaptionMetrics(keras.callbacks.Callback):
             # TensorFlow builds at the first step only.
             shape = (self.x.locations, self.x.width) if _is_store(self.x) else self.x.shape[1:]
             self.model.build([(None, *shape), (None, None)])
+        check_backbone_is_reached(self.model, self._batch(0))
         next(self._generations())
 
     def on_epoch_end(self, epoch, logs=None):
@@ -116,10 +119,6 @@ class CaptionMetrics(keras.callbacks.Callback):
             self._figures = self._measure(epoch + 1)
         if logs is not None:
             logs.update(self._named_figures())
-
-    def on_train_end(self, logs=None):
-        if self._events is not None:
-            self._events.flush()
 
     def _measure(self, epoch):
         """The figures of an epoch, the first being 1; samples are written on the way."""
@@ -142,16 +141,22 @@ class CaptionMetrics(keras.callbacks.Callback):
         for start, generation in self._generations():
             texts += generation.texts
             if generation.attention is not None:
-                last = start + len(generation.texts)
-                attention += [generation.attention[i - start] for i in self._samples if start <= i < last]
+                attention += [generation.attention[i - start] for i in self._samples if start <= i < len(texts)]
         return dict(zip(self.image_ids, texts, strict=True)), attention
 
     def _generations(self):
         """Yields, of each batch, where it starts and its captions."""
         for start in range(0, len(self.image_ids), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            batch = self.x.features(self.image_ids[rows]) if _is_store(self.x) else self.x[rows]
-            yield start, self.model.generate(batch, decoding=self.decoding)
+            yield start, self.model.generate(self._batch(start), decoding=self._decoding_from(start))
+
+    def _batch(self, start):
+        rows = slice(start, start + self.batch_size)
+        return self.x.features(self.image_ids[rows]) if _is_store(self.x) else self.x[rows]
+
+    def _decoding_from(self, start):
+        """The decoding of the batch that starts there: with one seed, all batches would draw the same numbers."""
+        seed = getattr(self.decoding, "seed", None)
+        return self.decoding if seed is None else dataclasses.replace(self.decoding, seed=(seed + start) % 2**32)
 
     def _write_samples(self, epoch, captions, attention, figures):
         if self.folder is None and self._events is None:
@@ -238,11 +243,7 @@ class _Events:
             tf.summary.text("captions", "\n".join(f"    {line}" for line in text.splitlines()), step=epoch)
             if figure is not None:
                 tf.summary.image("captions", _pixels(figure)[None], step=epoch)
-        self.flush()
-
-    def flush(self):
-        if self._writer is not None:
-            self._writer.flush()
+        self._writer.flush()
 
 
 def _pixels(figure):

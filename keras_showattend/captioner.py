@@ -15,9 +15,9 @@ from keras_showattend.captioner_inputs import (
     refuse_class_weight,
     teacher_forcing,
 )
-from keras_showattend.decoding import greedy_search
+from keras_showattend.decoding import Greedy
 from keras_showattend.export import export_captioner
-from keras_showattend.generation import caption_images, generate_together
+from keras_showattend.generation import caption_images, generate_together, words_only
 from keras_showattend.jax_state import with_state_of_jax
 from keras_showattend.logitless import add_losses, can_be_logitless, is_logitless, logitless, logitless_training
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, doubly_stochastic_penalty, token_weights
@@ -73,7 +73,9 @@ class Captioner(keras.Model):
     `fit`, `evaluate` and `train_on_batch` take x (features or images) and y, the whole token ids, start and end
     included: `(N, T)`, or `(N, G, T)` for G captions an image, 0 where there is no token. The inputs `y[..., :-1]`
     and targets `y[..., 1:]` are made here. `sample_weight` is one number a caption, `(N,)` or `(N, G)`. The loss, by
-    default `MaskedSparseCategoricalCrossentropy`, is a mean over real tokens, over a batch and over an epoch.
+    default `MaskedSparseCategoricalCrossentropy`, is a mean over real tokens, over a batch and over an epoch. (Under
+    `tf.distribute` each device takes the mean over its own tokens, and a step the mean of these means, as with Keras's
+    own weighted losses.)
 
     `quantize("int8")` makes integers of the kernels of the encoder's projection, the embeddings and the output layers,
     not of those of attention and GRU; `enable_lora` is for the same layers. A captioner is saved before it is
@@ -112,7 +114,8 @@ class Captioner(keras.Model):
         scheduled_sampling=0.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # Pixels would be rounded before they are preprocessed; the parts cast for themselves.
+        super().__init__(autocast=False, **kwargs)
         if tokenizer is not None and len(tokenizer.vocabulary) > decoder.vocab_size:
             raise ValueError(
                 "`tokenizer` must not have more words than the decoder's `vocab_size`. Received: "
@@ -461,7 +464,8 @@ class Captioner(keras.Model):
 
     def _greedy_tokens(self, x):
         step, state = self.start_decoding(x)
-        return greedy_search(step, state, ops.shape(x)[0], self.max_length).tokens
+        greedy = words_only(Greedy(), self.decoder, self.tokenizer)
+        return greedy.decode(step, state, ops.shape(x)[0], self.max_length).tokens
 
     def start_decoding(self, x):
         """What a search of your own needs: the step function of `keras_showattend.decoding`, and its first state.

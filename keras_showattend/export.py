@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_showattend.atomic_writing import replacing_folder
 from keras_showattend.features.images import MAX_PIXELS
-from keras_showattend.generation import checked_decoding
+from keras_showattend.generation import checked_decoding, words_only
 from keras_showattend.token_ids import END, PADDING, START
 from keras_showattend.validation import check_positive_integer
 
@@ -39,7 +39,7 @@ are `logits` (B, V) of the next token, the `next_state...` to hand over as `stat
 looked. {rows}
 
 Ids: 0 padding, 1 unknown, 2 start, 3 end. The first token is the start; greedy decoding then takes the id of the
-largest logit, 0 to 2 left out, until that is the end.{vocabulary}
+largest logit, 0 to 2 left out{wordless}, until that is the end.{vocabulary}
 """
 
 
@@ -81,6 +81,7 @@ def export_captioner(
             raise ValueError(f'format="tf_saved_model" takes no other arguments. Received: {", ".join(kwargs)}.')
         max_length = check_positive_integer("max_length", captioner.max_length if max_length is None else max_length)
         decoding.check_length(max_length)
+        decoding = words_only(decoding, captioner.decoder, captioner.tokenizer)
     elif decoding != checked_decoding("greedy") or max_length is not None:
         raise ValueError(
             f'`decoding` and `max_length` are for format="tf_saved_model": format={format!r} holds single steps, and '
@@ -337,8 +338,11 @@ def _export_steps(captioner, folder, spec, format, options):
     ):
         model = _Function(function)
         model.export(folder / f"{name}.{ending}", format, verbose=False, input_signature=signature, **options)
+    wordless = ""
     if captioner.tokenizer is not None:
         captioner.tokenizer.save_vocabulary(folder / "vocabulary.txt")
+        if captioner.tokenizer.vocabulary_size < captioner.decoder.vocab_size:
+            wordless = f" and all from {captioner.tokenizer.vocabulary_size} on, which have no word"
     text = _README.format(
         format={"onnx": "ONNX", "litert": "LiteRT"}[format],
         ending=ending,
@@ -346,6 +350,7 @@ def _export_steps(captioner, folder, spec, format, options):
         shape=tuple(spec.shape),
         dtype=spec.dtype.name,
         rows=_README_ROWS[format],
+        wordless=wordless,
         vocabulary=" The word of an id is its line in `vocabulary.txt`, from 0." if captioner.tokenizer else "",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -1,5 +1,6 @@
 """Captions from one captioner or several: the batches, the compiled search, and the texts."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -125,9 +126,10 @@ def generate_batches(captioners, batches, count, decoding, max_length=None):
         `Generation`.
     """
     max_length = check_positive_integer("max_length", captioners[0].max_length if max_length is None else max_length)
+    tokenizer = next((c.tokenizer for c in captioners if c.tokenizer is not None), None)
+    decoding = words_only(decoding, captioners[0].decoder, tokenizer)
     # For all batches at once, so that their size does not change what is drawn.
     drawn = decoding.draw(count, max_length)
-    tokenizer = next((c.tokenizer for c in captioners if c.tokenizer is not None), None)
     start, run = 0, None
     for x in batches:
         if run is None:
@@ -143,7 +145,7 @@ def checked_decoding(decoding):
     """The `Decoding` that the argument names or is."""
     if decoding == "greedy":
         return Greedy()
-    if not isinstance(decoding, Decoding):
+    if not isinstance(decoding, Decoding) or type(decoding) is Decoding:
         raise ValueError(
             '`decoding` must be "greedy", or a Greedy, a BeamSearch or a Sampling of `keras_showattend.decoding`. '
             f"Received: decoding={decoding!r}."
@@ -151,7 +153,18 @@ def checked_decoding(decoding):
     return decoding
 
 
+def words_only(decoding, decoder, tokenizer):
+    """The `Decoding`, with a ban of the ids for which a tokenizer, where there is one, has no word.
+
+    A decoder may have a larger vocabulary than the tokenizer: rounded up, or with room for more.
+    """
+    wordless = () if tokenizer is None else range(tokenizer.vocabulary_size, decoder.vocab_size)
+    return dataclasses.replace(decoding, banned=(*decoding.banned, *wordless)) if wordless else decoding
+
+
 def _checked_captioners(captioners):
+    if not isinstance(captioners, list | tuple):
+        raise ValueError(f"`captioners` must be a list of captioners. Received: a {type(captioners).__name__}.")
     captioners = tuple(captioners)
     if not captioners:
         raise ValueError("`captioners` must hold at least one captioner. Received: none.")

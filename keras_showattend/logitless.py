@@ -48,6 +48,8 @@ def can_be_logitless(captioner):
         type(decoder).call is AttentionGRUDecoder.call
         and type(decoder.vocabulary) is VocabularyLayer
         and decoder.vocabulary.quantization_mode is None
+        # These regularize what a layer returns.
+        and not any(x.activity_regularizer for x in (captioner, decoder, decoder.vocabulary))
         and keras.distribution.distribution() is None
         and not on_jax_accelerator()
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_showattend.atomic_writing import replacing
 from keras_showattend.token_ids import END, PADDING, START, UNKNOWN
+from keras_showattend.validation import check_integer
 
 SPECIAL_WORDS = ("<pad>", "<unk>", "<start>", "<end>")
 
@@ -88,8 +89,8 @@ class CaptionTokenizer:
             ValueError: An argument breaks its rule, a caption has no word, or no word reaches
                 `min_count`.
         """
-        _check_int("max_vocabulary", max_vocabulary, len(SPECIAL_WORDS) + 1)
-        _check_int("min_count", min_count, 1)
+        check_integer("max_vocabulary", max_vocabulary, least=len(SPECIAL_WORDS) + 1)
+        check_integer("min_count", min_count, least=1)
         splitter = cls(SPECIAL_WORDS, lowercase=lowercase, punctuation=punctuation)
         counts = collections.Counter()
         for words in splitter._split_all(captions):
@@ -181,7 +182,7 @@ class CaptionTokenizer:
                 caption has no word, such as `"..."`; or `max_length` is below 3.
         """
         if max_length is not None:
-            _check_int("max_length", max_length, 3)
+            check_integer("max_length", max_length, least=3)
         last_word = None if max_length is None else max_length - 2
         ids, unknown = self._ids, self.unknown_id
         rows = [
@@ -296,14 +297,6 @@ class CaptionTokenizer:
             raise ValueError(
                 f"`captions` must hold at least one caption. Received: an empty {type(captions).__name__}."
             )
-
-
-def _check_int(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r} (type {type(value).__name__})."
-        )
 
 
 def _checked_vocabulary(vocabulary):

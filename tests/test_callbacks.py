@@ -10,7 +10,7 @@ from PIL import Image
 
 from keras_showattend import Captioner, CaptionTokenizer
 from keras_showattend.callbacks import CaptionMetrics
-from keras_showattend.decoding import BeamSearch
+from keras_showattend.decoding import BeamSearch, Sampling
 from keras_showattend.evaluation import METRICS, CiderD, evaluate_captions
 from keras_showattend.features import FeatureExtractor, FeatureStore
 from keras_showattend.generation import Generation
@@ -82,6 +82,7 @@ class Speaker:
     built = True
     grid = (2, 2)
     tokenizer = WORDS
+    feature_extractor = None
 
     def __init__(self):
         self.texts = list(TEXTS)
@@ -138,6 +139,29 @@ def test_batches_and_decoding_reach_the_captioner():
     np.testing.assert_array_equal(np.concatenate([x for x, _ in speaker.calls]), X)
     assert [len(x) for x, _ in speaker.calls] == [2, 1]
     assert all(decoding is search for _, decoding in speaker.calls)
+
+
+def test_batches_draw_numbers_of_their_own():
+    speaker = Speaker()
+    callback = started(speaker, X, REFERENCES, decoding=Sampling(seed=2**32 - 1), batch_size=2)
+    speaker.calls.clear()
+    end_of_epoch(callback, 0)
+    end_of_epoch(callback, 1)
+    assert [decoding.seed for _, decoding in speaker.calls] == [2**32 - 1, 1] * 2
+
+
+def test_features_can_not_tell_what_a_backbone_in_training_sees():
+    captioner = Captioner(
+        FeatureEncoder(8),
+        AttentionGRUDecoder(WORDS.vocabulary_size, 8, 16),
+        tokenizer=WORDS,
+        feature_extractor=FeatureExtractor(
+            keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(3, 2, 2)]), trainable=True
+        ),
+    )
+    captioner.compile("sgd")
+    with pytest.raises(ValueError, match=r"`x` must be images \(N, H, W, 3\) to train"):
+        captioner.fit(np.zeros((3, 4, 4, 3)), WORDS.encode(TEXTS), verbose=0, callbacks=[CaptionMetrics(X, REFERENCES)])
 
 
 def test_a_failure_is_a_warning_and_no_improvement():

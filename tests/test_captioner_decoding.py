@@ -7,7 +7,7 @@ from keras import ops
 
 import keras_showattend
 from keras_showattend import Captioner, CaptionTokenizer
-from keras_showattend.decoding import BeamSearch, Greedy, Sampling, beam_search, greedy_search
+from keras_showattend.decoding import BeamSearch, Decoding, Greedy, Sampling, beam_search, greedy_search
 from keras_showattend.features import FeatureExtractor
 from keras_showattend.generation import generate_together
 from keras_showattend.layers import AttentionGRUDecoder, FeatureEncoder
@@ -172,6 +172,20 @@ class TestSampling:
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="nothing is compiled on torch")
+@pytest.mark.parametrize("way", WAYS)
+def test_ids_without_a_word_are_not_written(way):
+    captioner = make(tokenizer=CaptionTokenizer.fit(["a b"]))
+    anything, found = make().generate(features(), WAYS[way]), captioner.generate(features(), WAYS[way])
+    assert anything.tokens.max() > 5 >= found.tokens.max()
+    assert np.shape(found.texts) == found.scores.shape
+    if way == "greedy":
+        np.testing.assert_array_equal(captioner.predict(features(), verbose=0), found.tokens)
+    # Their share is not renormalised away.
+    if found.tokens.ndim == 2:
+        log_probabilities, _ = teacher_forcing(captioner, features(), found.tokens[:, None])
+        assert_scores_by(log_probabilities[:, 0], found.tokens, found.scores)
+
+
 def test_compiles_once_for_equal_options(monkeypatch):
     captioner, x = make(), features()
     traced, step = [], captioner.decoder.step
@@ -313,6 +327,10 @@ class TestTogether:
         # A tokenizer that only another has serves too.
         assert generate_together([second, first], features(), max_length=4).texts == found.texts
 
+    def test_a_list_it_must_be(self, captioner):
+        with pytest.raises(ValueError, match=r"`captioners` must be a list of captioners\. Received: a Captioner"):
+            generate_together(captioner, features())
+
     def test_images_through_each_ones_extractor(self):
         images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("uint8")
         first, second = (make(seed, feature_extractor=FeatureExtractor("patches", image_size=32)) for seed in (5, 6))
@@ -339,7 +357,7 @@ class TestTogether:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("decoding", [BeamSearch, "beam", {"width": 3}, None, 5, greedy_search])
+    @pytest.mark.parametrize("decoding", [BeamSearch, "beam", {"width": 3}, None, 5, greedy_search, Decoding()])
     def test_what_is_no_way_of_decoding(self, captioner, decoding):
         with pytest.raises(ValueError, match=r'`decoding` must be "greedy", or a Greedy, a BeamSearch or a Sampling'):
             captioner.generate(features(), decoding)

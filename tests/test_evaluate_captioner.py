@@ -102,6 +102,12 @@ def test_numbers_are_checked(script, model, capsys, option):
     assert f"{option} must be at least 1. Received: 0." in capsys.readouterr().err
 
 
+def test_a_length_penalty_is_of_a_beam(script, model, capsys):
+    with pytest.raises(SystemExit):
+        run(script, model, "--length-penalty", "average")
+    assert "--length-penalty is of a beam search: it needs --beam." in capsys.readouterr().err
+
+
 def test_no_model(script, model, tmp_path):
     with pytest.raises(SystemExit, match="There is no file"):
         script.main([str(tmp_path / "nothing.keras"), "--annotations", "a.json", "--images", "."])

@@ -151,6 +151,14 @@ class TestTraining:
         losses = captioner.fit(images(), tokens(), epochs=8, verbose=0).history["loss"]
         assert losses[-1] < losses[0]
 
+    def test_pixels_are_not_rounded_before_they_are_preprocessed(self):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        captioner, seen = make(), []
+        call = captioner.feature_extractor.call
+        captioner.feature_extractor.call = lambda x: seen.append(keras.backend.standardize_dtype(x.dtype)) or call(x)
+        captioner([images().astype("float32") + 0.3, tokens()])
+        assert seen == ["float32"]
+
     def test_features_do_not_train_a_backbone(self):
         captioner = thaw(make())
         features = np.zeros((N, 4, D), "float32")

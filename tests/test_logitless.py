@@ -111,6 +111,14 @@ def test_quantized_vocabulary_layers_make_logits():
     assert not can_be_logitless(captioner)
 
 
+@pytest.mark.parametrize("part", ["decoder", "vocabulary"])
+def test_what_regularizes_logits_gets_them(part):
+    decoder = AttentionGRUDecoder(V, 4, 6)
+    (decoder if part == "decoder" else decoder.vocabulary).activity_regularizer = keras.regularizers.L2(1.0)
+    captioner, _ = trained(Telling, decoder=decoder)
+    assert True not in captioner.did_without
+
+
 def test_a_method_set_on_a_captioner_gets_logits():
     captioner, _ = trained(Telling)
     inherited, widths = captioner.compute_loss, []

@@ -565,6 +565,11 @@ def test_rewards_that_do_not_fit(arguments, message):
         CaptionReward(**{"references": TEXTS, **arguments})
 
 
+def test_a_reward_is_of_as_many_captions_of_every_image():
+    with pytest.raises(ValueError, match=r"`captions` must have as many captions of every image.* from 1 to 3"):
+        CaptionReward(TEXTS)([["a dog"], ["a dog", "a cat", "a cat"]], list(TEXTS)[:2])
+
+
 def test_a_reward_knows_its_images_only():
     with pytest.raises(ValueError, match=r"must have references\. Received: image_id=7"):
         CaptionReward(TEXTS)([["a dog"]], [7])

@@ -83,7 +83,8 @@ def test_mirrored_images_stand_behind_the_others_and_are_computed_once(script, t
     assert script.add_mirrored(store, {"train": examples}, extractor).image_ids == both.image_ids
 
 
-def test_two_captioners_of_photographs_write_the_captions_that_their_neighbors_agree_with(script, tmp_path):
+def write_photographs(tmp_path):
+    """Two splits of four photographs, and the flags that name them."""
     colors = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "white": (250, 250, 250)}
     for split in ("train", "dev"):
         for image_id, color in enumerate(colors.values()):
@@ -93,7 +94,11 @@ def test_two_captioners_of_photographs_write_the_captions_that_their_neighbors_a
             "annotations": [{"image_id": f"{split}{i}", "caption": f"a {name} one"} for i, name in enumerate(colors)],
         }
         (tmp_path / f"{split}.json").write_text(json.dumps(annotations))
-    data = f"--annotations {tmp_path}/train.json --validation-annotations {tmp_path}/dev.json --images {tmp_path}"
+    return f"--annotations {tmp_path}/train.json --validation-annotations {tmp_path}/dev.json --images {tmp_path}"
+
+
+def test_two_captioners_of_photographs_write_the_captions_that_their_neighbors_agree_with(script, tmp_path):
+    data = write_photographs(tmp_path)
     sizes = "--backbone patches --units 4 --attention-units 4 --embed-dim 4 --batch-size 2 --beam 2"
     short = "--epochs 1 --self-critical-epochs 1 --self-critical-batch-size 4"
     output = tmp_path / "run"
@@ -112,7 +117,43 @@ def test_two_captioners_of_photographs_write_the_captions_that_their_neighbors_a
         assert (output / name).exists()
 
 
-def test_how_many_captioners(script, capsys):
+@pytest.mark.parametrize(
+    ("flag", "value", "rule"),
+    [
+        ("--captioners", "0", "at least 1"),
+        ("--epochs", "0", "at least 1"),
+        ("--beam", "0", "at least 1"),
+        ("--samples", "1", "at least 2"),
+        ("--self-critical-epochs", "-1", "at least 0"),
+        ("--self-critical-batch-size", "0", "at least 1"),
+        ("--self-critical-learning-rate", "nan", "a number > 0"),
+        ("--learning-rate", "0.0", "a number > 0"),
+    ],
+)
+def test_numbers_are_checked(script, capsys, flag, value, rule):
     with pytest.raises(SystemExit):
-        script.parse_arguments(["--output", "o", "--captioners", "0"])
-    assert "--captioners must be at least 1. Received: 0." in capsys.readouterr().err
+        script.parse_arguments(["--output", "o", "--recipe", "best", flag, value])
+    assert f"{flag} must be {rule}. Received: {value}." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("split", "flags", "refused"), [("train", "--recipe best", True), ("dev", "", True), ("train", "", False)]
+)
+def test_captions_that_nothing_can_be_scored_against_are_found_before_the_training(
+    script, tmp_path, monkeypatch, split, flags, refused
+):
+    class Trained(Exception):
+        pass
+
+    def train_one(*args):
+        raise Trained
+
+    monkeypatch.setattr(script, "train_one", train_one)
+    data = write_photographs(tmp_path)
+    annotations = json.loads((tmp_path / f"{split}.json").read_text())
+    annotations["annotations"][2]["caption"] = "\N{DOG FACE}"
+    (tmp_path / f"{split}.json").write_text(json.dumps(annotations))
+    message = f"must have words. Received: '\N{DOG FACE}' for image_id='{split}2'"
+    error, match = (ValueError, message) if refused else (Trained, None)
+    with pytest.raises(error, match=match):
+        script.main(f"--output {tmp_path}/run --dataset coco-json --backbone patches {data} {flags}".split())

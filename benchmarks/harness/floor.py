@@ -5,11 +5,13 @@ import numpy as np
 from keras import ops
 
 
-def multiply_adds(sizes, images, captions, length):
+def multiply_adds(sizes, images, captions, length, tokens):
     """Floating-point operations of one training step with every product counted once.
 
-    A product of the forward pass has two in the backward pass, one for each factor's gradient; the encoder's has
-    one, as nobody asks for the gradient of the features. tanh, softmax, the optimizer and all else count as nothing.
+    The vocabulary layer's are counted for the `tokens` to predict alone, since padding has no loss; all others for
+    every step of every caption. A product of the forward pass has two in the backward pass, one for each factor's
+    gradient; the encoder's has one, as nobody asks for the gradient of the features. tanh, softmax, the optimizer and
+    all else count as nothing.
     """
     s = sizes
     steps = captions * (length - 1)
@@ -19,8 +21,10 @@ def multiply_adds(sizes, images, captions, length):
     contexts = 3 * s.locations * s.embed_dim
     gates = 3 * 3 * s.units * (s.embed_dim + s.embed_dim + s.units)  # token, context and state
     queries = 3 * s.units * s.units
-    head = 3 * (s.units * s.units + s.units * s.vocabulary)
-    return 2 * (images * (encoder + keys) + steps * (scores + contexts + gates + queries + head))
+    hidden = 3 * s.units * s.units
+    vocabulary = 3 * s.units * s.vocabulary
+    per_step = scores + contexts + gates + queries + hidden
+    return 2 * (images * (encoder + keys) + steps * per_step + tokens * vocabulary)
 
 
 def multiply_adds_of_caption(sizes, buckets):
@@ -28,7 +32,8 @@ def multiply_adds_of_caption(sizes, buckets):
     total = 0.0
     for bucket in buckets:
         captions = bucket.tokens[..., 0].size
-        total += bucket.share * multiply_adds(sizes, len(bucket.tokens), captions, bucket.length) / captions
+        tokens = np.count_nonzero(bucket.tokens[..., 1:])
+        total += bucket.share * multiply_adds(sizes, len(bucket.tokens), captions, bucket.length, tokens) / captions
     return total
 
 

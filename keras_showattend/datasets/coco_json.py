@@ -107,7 +107,8 @@ def _load_json(path):
     with open(path, encoding="utf-8") as file:
         try:
             return json.load(file)
-        except ValueError as error:  # Broken JSON, or bytes that are no UTF-8.
+        # Broken JSON, bytes that are no UTF-8, or lists in lists in lists.
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"`annotations` must be a JSON file. Received: {path!r}, which isn't: {error}") from error
 
 

@@ -6,9 +6,9 @@ from keras import ops
 
 from keras_showattend.decoding.beams import advance, best_beams, check_rows, first_beams
 from keras_showattend.decoding.looping import loop
-from keras_showattend.decoding.options import Decoding, check_count, check_number, shown
+from keras_showattend.decoding.options import Decoding
 from keras_showattend.token_ids import END, PADDING, START
-from keras_showattend.validation import check_positive_integer
+from keras_showattend.validation import check_integer, check_not_negative, check_number, check_positive_integer, shown
 
 # What a location without any attention counts as; the logarithm of 0 would put all captions on a par.
 _LEAST_COVERAGE = 1e-30
@@ -58,7 +58,7 @@ class BeamSearch(Decoding):
     def __post_init__(self):
         super().__post_init__()
         for name in ("width", "n_best"):
-            self._set(name, check_count(name, getattr(self, name), least=1))
+            self._set(name, check_integer(name, getattr(self, name), least=1))
         if self.n_best > self.width:
             raise ValueError(
                 f"`n_best` must not be greater than `width`. Received: n_best={self.n_best}, width={self.width}."
@@ -71,8 +71,7 @@ class BeamSearch(Decoding):
                 '`length_penalty` must be a finite number or "average". '
                 f"Received: {shown('length_penalty', self.length_penalty)}"
             )
-        rule = "a finite number >= 0"
-        self._set("coverage_penalty", check_number("coverage_penalty", self.coverage_penalty, rule, lambda b: b >= 0))
+        self._set("coverage_penalty", check_not_negative("coverage_penalty", self.coverage_penalty))
 
     def decode(
         self,

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_showattend.token_ids import PADDING, START, UNKNOWN
+from keras_showattend.validation import check_integer, shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Decoding:
 
     def __post_init__(self):
         for name in ("min_length", "no_repeat_ngram"):
-            self._set(name, check_count(name, getattr(self, name), least=0))
+            self._set(name, check_integer(name, getattr(self, name), least=0))
         for name in ("banned", "forbidden_last"):
             self._set(name, _checked_ids(name, getattr(self, name)))
 
@@ -113,26 +114,6 @@ class Decoding:
                 f"`banned` must leave at least one of the {size} ids of the vocabulary. "
                 f"Received: banned={list(self.banned)}."
             )
-
-
-def check_count(name, value, least):
-    """The value as an int, if it is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}. Received: {shown(name, value)}")
-    return int(value)
-
-
-def check_number(name, value, rule, holds):
-    """The value as a float, if it is a finite number for which `holds(value)`."""
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not np.isfinite(value) or not holds(value):
-        raise ValueError(f"`{name}` must be {rule}. Received: {shown(name, value)}")
-    return float(value)
-
-
-def shown(name, value):
-    """The value, as every message ends."""
-    return f"{name}={value!r} (type {type(value).__name__})."
 
 
 def _checked_ids(name, ids):

@@ -6,14 +6,15 @@ import keras
 from keras import ops
 
 from keras_showattend.decoding.following import follow
-from keras_showattend.decoding.options import Decoding, check_count, check_number, shown
+from keras_showattend.decoding.options import Decoding
 from keras_showattend.decoding.top_k import stable_top_k
 from keras_showattend.token_ids import END, PADDING, START
+from keras_showattend.validation import check_integer, check_number, shown
 
 # A random number that rounds to 1 would lie behind all tokens.
 _BELOW_ONE = 1 - 2**-20
-# The quotient stays within float32.
-_LEAST_TEMPERATURE = 1e-30
+# What float32 has of temperatures and of the nucleus: quotients stay finite, and the first token is never left out.
+_LEAST, _MOST = 1e-30, 1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +56,11 @@ class Sampling(Decoding):
         super().__post_init__()
         self._set("temperature", check_number("temperature", self.temperature, "a finite number > 0", lambda t: t > 0))
         if self.top_k is not None:
-            self._set("top_k", check_count("top_k", self.top_k, least=1))
+            self._set("top_k", check_integer("top_k", self.top_k, least=1))
         if self.top_p is not None:
             self._set("top_p", check_number("top_p", self.top_p, "a number in (0, 1]", lambda p: 0 < p <= 1))
         if self.seed is not None:
-            self._set("seed", check_count("seed", self.seed, least=0))
+            self._set("seed", check_integer("seed", self.seed, least=0))
             if self.seed >= 2**32:
                 raise ValueError(f"`seed` must be less than 2^32. Received: {shown('seed', self.seed)}")
 
@@ -102,7 +103,7 @@ class Sampling(Decoding):
         # Relative to the best, so that the smallest temperature leaves it 0 and the others far below; the bound is for
         # rows in which nothing is allowed.
         best = ops.maximum(ops.max(allowed, axis=-1, keepdims=True), -1e30)
-        tempered = (allowed - best) / max(self.temperature, _LEAST_TEMPERATURE)
+        tempered = (allowed - best) / min(max(self.temperature, _LEAST), _MOST)
         ids = None
         if self.top_k is not None or self.top_p is not None:
             size = allowed.shape[-1]
@@ -110,7 +111,8 @@ class Sampling(Decoding):
         weights = ops.exp(tempered)
         if self.top_p is not None and self.top_p < 1:
             before = ops.cumsum(weights, axis=-1) - weights
-            weights = ops.where(before < self.top_p * ops.sum(weights, axis=-1, keepdims=True), weights, 0.0)
+            nucleus = max(self.top_p, _LEAST) * ops.sum(weights, axis=-1, keepdims=True)
+            weights = ops.where(before < nucleus, weights, 0.0)
         # Token i owns the numbers from the sum of the weights before it to that sum with its own.
         sums = ops.where(weights > 0, ops.cumsum(weights, axis=-1), 0.0)
         number = ops.cast(ops.take(numbers, t, axis=1), sums.dtype)[:, None] * _BELOW_ONE

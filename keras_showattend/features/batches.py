@@ -7,6 +7,8 @@ import math
 import keras
 import numpy as np
 
+from keras_showattend.validation import check_integer, check_positive_integer
+
 # XLA compiles once for each length, so there are few.
 # The last but one keeps the few longest captions from stretching the rest.
 _QUANTILES = (0.5, 0.8, 0.95, 0.995, 1.0)
@@ -39,9 +41,10 @@ class CaptionBatches:
     """
 
     def __init__(self, store, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed):
-        _check_positive("batch_size", batch_size)
+        check_positive_integer("batch_size", batch_size)
         if captions_per_image is not None:
-            _check_positive("captions_per_image", captions_per_image)
+            check_positive_integer("captions_per_image", captions_per_image)
+        check_integer("seed", seed, least=0)
         if len(store) == 0:
             raise ValueError("The feature store must hold at least one image. Received: none.")
         self.store = store
@@ -184,6 +187,8 @@ def _bucket_lengths(bucket_lengths, longest):
     """The values of T, ascending."""
     if bucket_lengths is None:
         return choose_bucket_lengths(longest)
+    if isinstance(bucket_lengths, str) or not hasattr(bucket_lengths, "__iter__"):
+        raise ValueError(f"`bucket_lengths` must be a list of integers. Received: bucket_lengths={bucket_lengths!r}.")
     lengths = list(bucket_lengths)
     ascending = all(first < second for first, second in itertools.pairwise(lengths))
     if not lengths or not all(isinstance(n, (int, np.integer)) for n in lengths) or not ascending:
@@ -195,10 +200,3 @@ def _bucket_lengths(bucket_lengths, longest):
             f"Received: bucket_lengths={bucket_lengths!r}."
         )
     return np.array(lengths)
-
-
-def _check_positive(name, value):
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r} (type {type(value).__name__})."
-        )

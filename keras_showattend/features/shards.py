@@ -67,7 +67,8 @@ class NewShard:
             self._file.seek(0)
             self._write_header()
         with replacing(self._paths[1]) as file:
-            file.write("".join(f"{line}\n" for line in self._lines).encode())
+            # Half of a surrogate pair has no UTF-8 form, but one in JSON: the very escape that it is replaced by here.
+            file.write("".join(f"{line}\n" for line in self._lines).encode(errors="backslashreplace"))
         features, captions = map(describe, self._paths)
         return {"images": len(self._lines), "features": features, "captions": captions}
 

@@ -238,8 +238,9 @@ class FeatureStore:
                 is filled with all-zero captions, which weigh nothing.
             bucket_lengths: Ascending values of T, the last as long as the longest caption or longer.
                 None chooses up to five by quantiles.
-            shuffle: Whether each epoch has an order of its own.
-            seed: Int, decides these orders.
+            shuffle: Whether each epoch has an order of its own. `fit` shuffles a `PyDataset` again, by
+                default: with `fit(..., shuffle=False)` the order is this one everywhere.
+            seed: Int >= 0, decides these orders.
 
         Returns:
             On TensorFlow a `tf.data.Dataset`, elsewhere a `keras.utils.PyDataset`. `len()` is the
@@ -255,7 +256,7 @@ class FeatureStore:
 
         captions = [text for image_id in store.image_ids for text in store.captions(image_id)]
         tokenizer = keras_showattend.CaptionTokenizer.fit(captions)
-        captioner.fit(store.batches(tokenizer, batch_size=64), epochs=10)
+        captioner.fit(store.batches(tokenizer, batch_size=64), epochs=10, shuffle=False)
         ```
         """
         return caption_batches(self, tokenizer, batch_size, captions_per_image, bucket_lengths, shuffle, seed)

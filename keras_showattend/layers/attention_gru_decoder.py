@@ -121,7 +121,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
         self.embed_dim = check_positive_integer("embed_dim", embed_dim)
         self.units = check_positive_integer("units", units)
         if attention_units is not None:
-            check_positive_integer("attention_units", attention_units)
+            attention_units = check_positive_integer("attention_units", attention_units)
         self.attention_units = attention_units
         self.dropout = check_fraction("dropout", dropout)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

@@ -19,11 +19,13 @@ def check_call(tokens, features, features_mask, initial_state, width, units):
         units: U.
 
     Raises:
-        ValueError: If `tokens` are no integers, or a rank, batch size or width is wrong.
+        ValueError: If `tokens` are no integers or none, or a rank, batch size or width is wrong.
     """
     shape = tuple(tokens.shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"`tokens` must have the shape (B, T) or (N, G, T). Received: tokens.shape={shape}.")
+    if shape[-1] == 0:
+        raise ValueError(f"`tokens` must have at least one token a caption. Received: tokens.shape={shape}.")
     if not backend.is_int_dtype(tokens.dtype):
         raise ValueError(
             f"`tokens` must be integers. Received: tokens.dtype={backend.standardize_dtype(tokens.dtype)}."
@@ -39,11 +41,13 @@ def check_call(tokens, features, features_mask, initial_state, width, units):
 
 
 def check_features(features, features_mask, width):
-    """Raise a ValueError unless `features` is `(N, L, width)` and the mask, where there is one, `(N, L)`."""
+    """Raise a ValueError unless `features` is `(N, L, width)`, L > 0, and the mask, where there is one, `(N, L)`."""
     shape = tuple(features.shape)
     if len(shape) != 3 or (width is not None and shape[-1] != width):
         wanted = "F" if width is None else f"F={width}"
         raise ValueError(f"`features` must have the shape (N, L, {wanted}). Received: features.shape={shape}.")
+    if shape[1] == 0:
+        raise ValueError(f"`features` must have at least one location. Received: features.shape={shape}.")
     if features_mask is None:
         return
     mask_shape = tuple(features_mask.shape)

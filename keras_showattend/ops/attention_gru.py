@@ -23,6 +23,7 @@ from keras import ops
 
 from keras_showattend.ops.additive_attention import attend_sigmoids, exponentials, sigmoids
 from keras_showattend.ops.fusing import fused
+from keras_showattend.ops.gradients import custom_gradient
 from keras_showattend.ops.precision import at_least_float32
 from keras_showattend.ops.scan import scan
 
@@ -145,7 +146,7 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
     """
     units, count, gated = state.shape[-1], len(weights), gate is not None
 
-    @ops.custom_gradient
+    @custom_gradient
     def run(inputs, state, keys, features, *parameters):
         weights = AttentionGRUWeights(*parameters[:count])
         gate = ContextGate(*parameters[count:]) if gated else None
@@ -168,9 +169,7 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
         # The output itself, held by its own gradient, would be a cycle that torch frees late.
         kept = steps._replace(state=ops.stop_gradient(steps.state))
 
-        def gradient(*args, upstream=None):
-            # torch hands the upstream gradient over by keyword, the others by position.
-            upstream = args[0] if upstream is None else upstream
+        def gradient(upstream):
             d_attention = upstream[..., units:] if return_attention else None
             return _gradient(
                 upstream[..., :units], d_attention, kept, state, exp_keys, features, weights, gate, projection[0]

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_showattend.ops.gradients import custom_gradient
+
 
 def softmax_crossentropy(logits, targets, label_smoothing=0.0):
     """Cross-entropy of each row of logits.
@@ -30,7 +32,7 @@ def softmax_crossentropy(logits, targets, label_smoothing=0.0):
     logits, targets = ops.convert_to_tensor(logits), ops.cast(targets, "int32")
     classes = logits.shape[-1]
 
-    @ops.custom_gradient
+    @custom_gradient
     def run(logits, targets):
         # A comparison fuses with what surrounds it, a gather and its gradient do not.
         is_target = ops.arange(classes, dtype="int32") == targets[..., None]
@@ -39,9 +41,7 @@ def softmax_crossentropy(logits, targets, label_smoothing=0.0):
         if label_smoothing:
             loss = loss - label_smoothing * ops.mean(logits, axis=-1)
 
-        def gradient(*args, upstream=None):
-            # torch hands the upstream gradient over by keyword, the others by position.
-            upstream = args[0] if upstream is None else upstream
+        def gradient(upstream):
             wanted = (1 - label_smoothing) * ops.cast(is_target, logits.dtype) + label_smoothing / classes
             return upstream[..., None] * (ops.exp(logits - total[..., None]) - wanted), None
 

@@ -1,4 +1,4 @@
-"""Work that no gradient is taken of."""
+"""Gradients written by hand, and work that none is taken of."""
 
 import contextlib
 
@@ -12,3 +12,26 @@ def without_gradients():
     import torch
 
     return torch.no_grad()
+
+
+def custom_gradient(function):
+    """`keras.ops.custom_gradient`, called alike on all backends.
+
+    Args:
+        function: Function of tensors that returns its output and a function of one argument, the upstream gradient,
+            that returns the gradients of the tensors.
+
+    Returns:
+        A function of the same tensors.
+    """
+
+    def run(*tensors):
+        output, gradient = function(*tensors)
+
+        def of_upstream(*args, upstream=None):
+            # torch hands the upstream gradient over by keyword, the others by position.
+            return gradient(args[0] if upstream is None else upstream)
+
+        return output, of_upstream
+
+    return keras.ops.custom_gradient(run)

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_showattend.ops.gradients import custom_gradient
 from keras_showattend.ops.precision import at_least_float32
 
 
@@ -28,11 +29,9 @@ def lookup(table, indices):
     rows, width = table.shape
     indices = ops.cast(indices, "int32")
 
-    @ops.custom_gradient
+    @custom_gradient
     def run(table):
-        def gradient(*args, upstream=None):
-            # torch hands the upstream gradient over by keyword, the others by position.
-            upstream = args[0] if upstream is None else upstream
+        def gradient(upstream):
             entries = at_least_float32(ops.reshape(upstream, (-1, width)))
             total = ops.segment_sum(entries, ops.reshape(indices, (-1,)), num_segments=rows)
             return ops.cast(total, table.dtype)

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from keras import backend, ops
 
+from keras_showattend.ops.gradients import custom_gradient
+
 # XLA wants to know shapes: what is computed is the smallest of these shares of the rows that holds all that count, once
 # they stand first. Each is a piece of code to compile. Of the tokens of images with all their captions 0.6 to 0.8 are
 # real (Flickr8k mostly 0.64 to 0.69, lengths like COCO's 0.65 to 0.79), of captions of like length 0.9.
@@ -52,14 +54,12 @@ def vocabulary_crossentropy(hidden, kernel, bias, targets, weights, label_smooth
     # Variables too, of which TensorFlow's gradients by hand know nothing.
     hidden, kernel, bias, weights = (ops.cast(x, dtype) for x in (hidden, kernel, bias, weights))
 
-    @ops.custom_gradient
+    @custom_gradient
     def run(hidden, kernel, bias, targets, weights):
         compute = _where_it_counts if backend.backend() == "torch" else _in_shares
         sums, gradients = compute(hidden, targets, weights, kernel, bias, label_smoothing, count_right)
 
-        def gradient(*args, upstream=None):
-            # torch hands the upstream gradient over by keyword, the others by position.
-            upstream = args[0] if upstream is None else upstream
+        def gradient(upstream):
             parts = zip(gradients, (hidden, kernel, bias), strict=True)
             return *(ops.cast(upstream[0] * gradient, x.dtype) for gradient, x in parts), None, None
 

@@ -39,7 +39,8 @@ class CaptionReward:
 
     Raises:
         ValueError: If the references are not as described or one has no words, there is one image only and CIDEr-D
-            counts, a weight is not a number >= 0, or both are 0; and for captions of an image without references.
+            counts, a weight is not a number >= 0, or both are 0; and for captions of an image without references, or as
+            many captions as another image has not.
 
     Example:
     >>> from keras_showattend.self_critical import CaptionReward
@@ -68,6 +69,11 @@ class CaptionReward:
         self._cider_d = CiderD(self._references, tokenize=str.split)
 
     def __call__(self, captions, image_ids):
+        sizes = {len(group) for group in captions}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"`captions` must have as many captions of every image. Received: from {min(sizes)} to {max(sizes)}."
+            )
         flat = [caption for group in captions for caption in group]
         owners = [image_id for image_id, group in zip(image_ids, captions, strict=True) for _ in group]
         # Even where it counts nothing, it finds out whether the images have references.

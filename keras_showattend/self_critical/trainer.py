@@ -7,11 +7,11 @@ from keras import ops
 from keras_showattend.captioner import Captioner
 from keras_showattend.captioner_inputs import check_backbone_is_reached
 from keras_showattend.decoding import Greedy
-from keras_showattend.decoding.options import check_count
+from keras_showattend.generation import words_only
 from keras_showattend.self_critical.policy import Policy, advantages_over_others, spread_over_tokens
 from keras_showattend.self_critical.rewards import CaptionReward, sampled_words
-from keras_showattend.token_ids import PADDING, START, UNKNOWN
-from keras_showattend.validation import check_positive_integer
+from keras_showattend.token_ids import PADDING
+from keras_showattend.validation import check_integer, check_positive_integer
 
 
 class SelfCriticalTrainer:
@@ -83,9 +83,7 @@ class SelfCriticalTrainer:
             "max_length", captioner.max_length if max_length is None else max_length
         )
         # Ids without a word can't be scored.
-        wordless = range(captioner.tokenizer.vocabulary_size, captioner.decoder.vocab_size)
-        banned = (PADDING, UNKNOWN, START, *wordless)
-        self._greedy = Greedy(banned=banned)
+        banned = words_only(Greedy(), captioner.decoder, captioner.tokenizer).banned
         self.model = _of_the_same_layers(captioner, optimizer)
         self._policy = Policy(self.model, banned, self.samples, self.max_length, dropout)
 
@@ -129,8 +127,8 @@ class SelfCriticalTrainer:
         image_ids = self._checked_ids(store)
         size = min(check_positive_integer("batch_size", batch_size), len(image_ids))
         check_positive_integer("epochs", epochs)
-        check_count("initial_epoch", initial_epoch, least=0)
-        seed = np.random.randint(2**31) if seed is None else check_count("seed", seed, least=0)
+        check_integer("initial_epoch", initial_epoch, least=0)
+        seed = np.random.randint(2**31) if seed is None else check_integer("seed", seed, least=0)
         reward = self.reward
         if reward is None:
             reward = CaptionReward({image_id: store.captions(image_id) for image_id in image_ids})
@@ -187,7 +185,7 @@ class SelfCriticalTrainer:
         if self.baseline == "others":
             advantages, baseline = advantages_over_others(rewards)
         else:
-            greedy = self.model.generate(x, decoding=self._greedy, max_length=self.max_length).tokens
+            greedy = self.model.generate(x, max_length=self.max_length).tokens
             baseline = self._rewards(reward, greedy[:count, None], image_ids)
             advantages = rewards - baseline
         weights = np.zeros(tokens.shape, "float32")

@@ -83,9 +83,11 @@ def test_multiply_adds():
     # One image, one caption of two tokens, so one step; L 2, D 3, E 5, U 7, V 11; forward and backward together:
     # encoder 2 x 2x3x5, keys 3 x 2x5x7, scores 3 x 2x7, contexts 3 x 2x5, gates 3 x 21x(5+5+7), queries 3 x 7x7,
     # vocabulary 3 x (7x7 + 7x11): 60 + 210 + 42 + 30 + 1071 + 147 + 378 = 1938 products, each with an addition.
-    assert multiply_adds(SMALL, images=1, captions=1, length=2) == 2 * 1938
+    assert multiply_adds(SMALL, images=1, captions=1, length=2, tokens=1) == 2 * 1938
     # Two more captions of the image share its encoder and keys.
-    assert multiply_adds(SMALL, images=1, captions=3, length=2) == 2 * (270 + 3 * 1668)
+    assert multiply_adds(SMALL, images=1, captions=3, length=2, tokens=3) == 2 * (270 + 3 * 1668)
+    # One of them is padding: no vocabulary layer, 3 x 7x11, for that.
+    assert multiply_adds(SMALL, images=1, captions=3, length=2, tokens=2) == 2 * (270 + 3 * 1668 - 231)
 
 
 def test_parameters_are_those_of_the_model():

@@ -77,6 +77,10 @@ class TestFrequencies:
         # Without 4, the others have 0.6: 6 and 7 are three quarters of it.
         assert chi_square(drawn(banned=(0, 1, 2, 4), top_p=0.74), without(0, 1, 2, 3, 4, 5)) < 20
 
+    def test_of_the_largest_temperature_all_that_is_allowed_has_the_same_chance(self):
+        allowed = np.arange(len(CHANCES)) >= 3
+        assert chi_square(drawn(temperature=1e300), allowed) < 20
+
     def test_of_whole_captions(self):
         # What is drawn second depends on what was drawn first.
         table = np.full((5, 5), 1e-9, "float32")
@@ -152,7 +156,9 @@ class TestSeed:
         assert drawn(seed=2**32 - 1).shape == (DRAWS,)
 
 
-@pytest.mark.parametrize("options", [{"temperature": 1e-4}, {"temperature": 1e-300}, {"top_k": 1}, {"top_p": 1e-9}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1e-4}, {"temperature": 1e-300}, {"top_k": 1}, {"top_p": 1e-9}, {"top_p": 1e-300}]
+)
 def test_the_limit_is_greedy(options):
     writer = Writer(2, 9, rows=5)
     tokens, scores, attention = as_numpy(sample(writer.step, writer.state(), 5, 6, seed=1, **options))
@@ -193,6 +199,7 @@ OPTIONS = {
     "temperature -1": ({"temperature": -1.0}, r"`temperature` must be a finite number > 0\. .*-1\.0 \(type float\)"),
     "temperature NaN": ({"temperature": float("nan")}, r"`temperature` must be a finite number > 0\. .*nan"),
     "temperature inf": ({"temperature": float("inf")}, r"`temperature` must be a finite number > 0\. .*inf"),
+    "temperature 10^400": ({"temperature": 10**400}, r"`temperature` must be a finite number > 0\. .*000"),
     "temperature True": ({"temperature": True}, r"`temperature` must be a finite number > 0\. .*True"),
     "temperature str": ({"temperature": "hot"}, r"`temperature` must be a finite number > 0\. .*'hot'"),
     "top_k 0": ({"top_k": 0}, r"`top_k` must be an integer of at least 1\. Received: top_k=0"),

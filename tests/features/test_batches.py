@@ -163,6 +163,8 @@ def test_each_caption_is_tokenized_once():
         ({"lengths": []}, "`bucket_lengths` must be ascending"),
         ({"lengths": ["a"]}, "`bucket_lengths` must be ascending"),
         ({"lengths": [2, 4]}, r"must reach the longest caption, which has 5 tokens"),
+        ({"lengths": 9}, "`bucket_lengths` must be a list of integers. Received: bucket_lengths=9"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0. Received: seed=-1"),
         ({"captions": {}}, "must hold at least one image"),
     ],
 )

@@ -171,6 +171,16 @@ def test_subset(tmp_path):
         store.subset([70, 70])
 
 
+def test_any_str_is_a_caption(tmp_path):
+    # Half of a surrogate pair, as broken JSON can hold, has no UTF-8 form.
+    captions = ["a \ud83d dog", "\U0001f415 \\ud83d", "une \u00e9t\u00e9"]
+    examples = [{**example, "captions": captions} for example in make_examples()[:2]]
+    build(tmp_path / "store", examples)
+    store = FeatureStore.open(tmp_path / "store")
+    store.verify()
+    assert store.captions(store.image_ids[1]) == captions
+
+
 def test_other_extractor_dtype_or_captions_are_refused(tmp_path):
     build(tmp_path / "store")
     before = contents(tmp_path / "store")

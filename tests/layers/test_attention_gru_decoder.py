@@ -529,6 +529,8 @@ def test_dropout_must_be_a_fraction(dropout):
 
 MISFITS = {
     "rank of tokens": ("tokens", (N,), r"`tokens` must have the shape \(B, T\) or \(N, G, T\).*\(2,\)"),
+    "no token": ("tokens", (N, 0), r"`tokens` must have at least one token a caption\..*\(2, 0\)"),
+    "no location": ("features", (N, 0, F), r"`features` must have at least one location\..*\(2, 0, 7\)"),
     "rows of tokens": ("tokens", (3, T), r"`tokens` and `features` must have the same number of rows.*\(3, 4\)"),
     "rank of features": ("features", (N, F), r"`features` must have the shape \(N, L, F=7\).*\(2, 7\)"),
     "width of features": ("features", (N, L, 6), r"`features` must have the shape \(N, L, F=7\).*\(2, 5, 6\)"),
