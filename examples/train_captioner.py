@@ -153,8 +153,9 @@ def check_numbers(parser, options):
         if getattr(options, name) < bound:
             parser.error(f"--{name.replace('_', '-')} must be at least {bound}. Received: {getattr(options, name)}.")
     for name in ("learning_rate", "self_critical_learning_rate"):
-        if not 0 < getattr(options, name) < math.inf:
-            parser.error(f"--{name.replace('_', '-')} must be a number > 0. Received: {getattr(options, name)}.")
+        value = getattr(options, name)
+        if not 0 <= value < math.inf:
+            parser.error(f"--{name.replace('_', '-')} must be a finite number >= 0. Received: {value}.")
 
 
 def prepare_output(folder):

@@ -111,7 +111,6 @@ class CaptionMetrics(keras.callbacks.Callback):
             # TensorFlow builds at the first step only.
             shape = (self.x.locations, self.x.width) if _is_store(self.x) else self.x.shape[1:]
             self.model.build([(None, *shape), (None, None)])
-        check_backbone_is_reached(self.model, self._batch(0))
         next(self._generations())
 
     def on_epoch_end(self, epoch, logs=None):
@@ -147,11 +146,10 @@ class CaptionMetrics(keras.callbacks.Callback):
     def _generations(self):
         """Yields, of each batch, where it starts and its captions."""
         for start in range(0, len(self.image_ids), self.batch_size):
-            yield start, self.model.generate(self._batch(start), decoding=self._decoding_from(start))
-
-    def _batch(self, start):
-        rows = slice(start, start + self.batch_size)
-        return self.x.features(self.image_ids[rows]) if _is_store(self.x) else self.x[rows]
+            rows = slice(start, start + self.batch_size)
+            batch = self.x.features(self.image_ids[rows]) if _is_store(self.x) else self.x[rows]
+            check_backbone_is_reached(self.model, batch)
+            yield start, self.model.generate(batch, decoding=self._decoding_from(start))
 
     def _decoding_from(self, start):
         """The decoding of the batch that starts there: with one seed, all batches would draw the same numbers."""

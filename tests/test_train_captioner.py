@@ -126,8 +126,8 @@ def test_two_captioners_of_photographs_write_the_captions_that_their_neighbors_a
         ("--samples", "1", "at least 2"),
         ("--self-critical-epochs", "-1", "at least 0"),
         ("--self-critical-batch-size", "0", "at least 1"),
-        ("--self-critical-learning-rate", "nan", "a number > 0"),
-        ("--learning-rate", "0.0", "a number > 0"),
+        ("--self-critical-learning-rate", "nan", "a finite number >= 0"),
+        ("--learning-rate", "inf", "a finite number >= 0"),
     ],
 )
 def test_numbers_are_checked(script, capsys, flag, value, rule):
