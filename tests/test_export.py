@@ -21,11 +21,11 @@ on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reas
 V, L, D, T = 30, 4, 5, 6
 
 
-def make(extractor=None, tokenizer=True, x_shape=(None, L, D), grid=None, **options):
+def make(extractor=None, tokenizer=True, x_shape=(None, L, D), grid=None, words=V - 4, **options):
     captioner = Captioner(
         FeatureEncoder(7),
         AttentionGRUDecoder(V, 8, 9, **options),
-        tokenizer=CaptionTokenizer.fit([" ".join(f"wörd{i}" for i in range(V - 4))]) if tokenizer else None,
+        tokenizer=CaptionTokenizer.fit([" ".join(f"wörd{i}" for i in range(words))]) if tokenizer else None,
         feature_extractor=extractor,
         grid=grid,
         max_length=T,
@@ -439,6 +439,18 @@ def follow(encode, step, x, captions=1):
         attention.append(found["attention"] * ~ended[:, None])
         ended = ended | (token == 3)
     return np.stack(tokens, 1), scores, np.stack(attention, 1)
+
+
+@on_tensorflow
+def test_ids_without_a_word_are_not_written(tf, tmp_path):
+    captioner = make(grid=(2, 2), words=9)
+    x = np.random.default_rng(0).normal(size=(5, L, D)).astype("float32")
+    captioner.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    assert_same(served.serve(x), captioner.generate(x))
+    captioner.export(tmp_path / "steps", format="litert", verbose=False)
+    readme = " ".join((tmp_path / "steps" / "README.md").read_text(encoding="utf-8").split())
+    assert "0 to 2 left out and all from 13 on, which have no word, until that is the end." in readme
 
 
 @on_tensorflow
