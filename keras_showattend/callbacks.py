@@ -38,7 +38,8 @@ class CaptionMetrics(keras.callbacks.Callback):
             a `FeatureStore`, which is read in batches.
         references: `{image_id: list of str}` in the order of `x`, or a list of N lists of str. For a `FeatureStore`, a
             dict with the ids of its images; None takes the store's own captions.
-        decoding: As in `Captioner.generate`, with one caption an image.
+        decoding: As in `Captioner.generate`, with one caption an image. Of a `Sampling` with a seed, each batch draws
+            with that seed plus the number of its first image.
         every: Positive int, the epochs between two measurements: with 2, epochs 2, 4, 6 ... are measured.
         batch_size: Positive int, the images that are captioned at a time.
         folder: Optional path of a folder, made where it doesn't exist. Each measurement writes `captions-epoch-NNN.txt`

@@ -45,7 +45,8 @@ class Captioner(keras.Model):
             state are nests of tensors. Where all of its memory has a row for each image, and `step` takes any number
             of rows, its class may say `memory_has_rows = True`: captions that have ended then leave a large batch.
             With `attention_penalty`, a call takes `return_attention_scores=True`.
-        tokenizer: Optional `CaptionTokenizer`; then `generate` returns texts too.
+        tokenizer: Optional `CaptionTokenizer`; then `generate` returns texts too, and no id is written that has no
+            word, where the decoder's `vocab_size` is larger.
         feature_extractor: Optional `FeatureExtractor`; then images may stand where features do. Its backbone is
             frozen; `captioner.feature_extractor.trainable = True` before `compile` trains it with the rest, from
             images, its batch normalization still in inference mode. A small learning rate keeps what it knows.
@@ -115,7 +116,7 @@ class Captioner(keras.Model):
         **kwargs,
     ):
         # Pixels would be rounded before they are preprocessed; the parts cast for themselves.
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**{**kwargs, "autocast": False})
         if tokenizer is not None and len(tokenizer.vocabulary) > decoder.vocab_size:
             raise ValueError(
                 "`tokenizer` must not have more words than the decoder's `vocab_size`. Received: "

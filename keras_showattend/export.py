@@ -341,8 +341,9 @@ def _export_steps(captioner, folder, spec, format, options):
     wordless = ""
     if captioner.tokenizer is not None:
         captioner.tokenizer.save_vocabulary(folder / "vocabulary.txt")
-        if captioner.tokenizer.vocabulary_size < captioner.decoder.vocab_size:
-            wordless = f" and all from {captioner.tokenizer.vocabulary_size} on, which have no word"
+        words = len(captioner.tokenizer.vocabulary)
+        if words < captioner.decoder.vocab_size:
+            wordless = f" and all from {words} on, which have no word"
     text = _README.format(
         format={"onnx": "ONNX", "litert": "LiteRT"}[format],
         ending=ending,

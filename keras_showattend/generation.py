@@ -158,7 +158,7 @@ def words_only(decoding, decoder, tokenizer):
 
     A decoder may have a larger vocabulary than the tokenizer: rounded up, or with room for more.
     """
-    wordless = () if tokenizer is None else range(tokenizer.vocabulary_size, decoder.vocab_size)
+    wordless = () if tokenizer is None else range(len(tokenizer.vocabulary), decoder.vocab_size)
     return dataclasses.replace(decoding, banned=(*decoding.banned, *wordless)) if wordless else decoding
 
 

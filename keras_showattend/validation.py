@@ -21,11 +21,12 @@ def check_positive_integer(name, value):
 
 def check_number(name, value, rule, holds):
     """The value as a float; a ValueError, with the `rule`, unless it is a finite number for which `holds(value)`."""
-    number = _is_integer(value) or isinstance(value, float | np.floating)
+    number = float(value) if isinstance(value, float | np.floating) else value
     # An integer may be larger than any float; NaN is not at most anything.
-    if not number or not abs(value) <= sys.float_info.max or not holds(value):
+    valid = (_is_integer(number) or isinstance(number, float)) and abs(number) <= sys.float_info.max
+    if not valid or not holds(number):
         raise ValueError(f"`{name}` must be {rule}. Received: {shown(name, value)}")
-    return float(value)
+    return float(number)
 
 
 def check_fraction(name, value):

@@ -32,7 +32,8 @@ class Policy(keras.Model):
     """
 
     def __init__(self, captioner, banned, samples, max_length, dropout):
-        super().__init__(dtype=captioner.dtype_policy)
+        # As the captioner, which leaves casts to its parts.
+        super().__init__(dtype=captioner.dtype_policy, autocast=False)
         self.captioner = captioner
         self.samples = samples
         self.max_length = max_length

@@ -39,8 +39,8 @@ class CaptionReward:
 
     Raises:
         ValueError: If the references are not as described or one has no words, there is one image only and CIDEr-D
-            counts, a weight is not a number >= 0, or both are 0; and for captions of an image without references, or as
-            many captions as another image has not.
+            counts, a weight is not a number >= 0, or both are 0; and for captions of an image without references, or
+            where images have different numbers of captions.
 
     Example:
     >>> from keras_showattend.self_critical import CaptionReward

@@ -160,7 +160,9 @@ def test_missing_paths(tmp_path, folder):
         coco_json(tmp_path / "captions.json", tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("text", ["", "image,caption\n1,a dog", '{"images": [', "[1, 2", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "image,caption\n1,a dog", '{"images": [', "[1, 2", pytest.param("[" * 100_000, id="nested")]
+)
 def test_no_json(read, text):
     with pytest.raises(ValueError, match=r"`annotations` must be a JSON file.*captions\.json"):
         read(text)

@@ -200,6 +200,10 @@ OPTIONS = {
     "temperature NaN": ({"temperature": float("nan")}, r"`temperature` must be a finite number > 0\. .*nan"),
     "temperature inf": ({"temperature": float("inf")}, r"`temperature` must be a finite number > 0\. .*inf"),
     "temperature 10^400": ({"temperature": 10**400}, r"`temperature` must be a finite number > 0\. .*000"),
+    "temperature float32 inf": (
+        {"temperature": np.float32("inf")},
+        r"`temperature` must be a finite number > 0\. .*inf",
+    ),
     "temperature True": ({"temperature": True}, r"`temperature` must be a finite number > 0\. .*True"),
     "temperature str": ({"temperature": "hot"}, r"`temperature` must be a finite number > 0\. .*'hot'"),
     "top_k 0": ({"top_k": 0}, r"`top_k` must be an integer of at least 1\. Received: top_k=0"),
@@ -219,6 +223,11 @@ def test_options(case):
     options, message = OPTIONS[case]
     with pytest.raises(ValueError, match=message):
         Sampling(**options)
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float16(0.5), np.float64(0.5)])
+def test_numbers_of_numpy(value):
+    assert Sampling(temperature=value, top_p=value, top_k=np.int64(3)) == Sampling(0.5, top_p=0.5, top_k=3)
 
 
 def test_seeds_share_a_program():
