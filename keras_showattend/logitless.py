@@ -16,7 +16,7 @@ from keras_showattend.layers.vocabulary_layer import VocabularyLayer
 from keras_showattend.losses import MaskedSparseCategoricalCrossentropy, token_weights
 from keras_showattend.metrics import MaskedAccuracy, Perplexity
 from keras_showattend.ops import vocabulary_crossentropy
-from keras_showattend.ops.scan import on_jax_accelerator
+from keras_showattend.ops.accelerator import on_jax_accelerator
 
 _active = contextvars.ContextVar("logitless", default=False)
 # Of which sum over tokens a metric is the mean.

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_showattend.ops.scan import on_jax_accelerator
+from keras_showattend.ops.accelerator import on_jax_accelerator
 
 # A GPU's tensor cores want rows that start at multiples of 16 bytes. With 5,001 columns instead of 5,008 the products
 # of the vocabulary layer and its loss, forward and backward, take 1.6 times as long on an H100.

@@ -9,14 +9,19 @@ the exponentials are taken once for each query and once for each key, the pair c
 division, and softmax does not see sum(v).
 """
 
+import keras
 from keras import ops
 
+from keras_showattend.ops.accelerator import on_accelerator, on_jax_accelerator
 from keras_showattend.ops.masking import masked_softmax
 from keras_showattend.ops.precision import at_least_float32
-from keras_showattend.ops.scan import on_jax_accelerator
+from keras_showattend.ops.scan import scan
 
 # exp(2 x 40) is far inside float32, and tanh(40) is 1 to the last digit.
 _LARGEST = 40.0
+# The sums of the gradient are taken over this many parts of the keys on a processor, and this many queries at a time.
+_KEY_PARTS = 8
+_QUERIES = 4
 
 
 def additive_attention(query, keys, score_kernel, mask=None):
@@ -75,3 +80,85 @@ def sigmoids(exp_query, exp_keys):
 def attend_sigmoids(p, score_kernel, mask=None):
     """The weights `(B, T, L)` of `sigmoids`."""
     return attend(p, -2 * at_least_float32(score_kernel), mask)
+
+
+def key_parts(exp_keys):
+    """The `exponentials` of keys `(N, L, A)` as `sums_over_keys` takes them: a list of arrays of fewer locations."""
+    # On a processor XLA adds up parts without writing their terms to memory, which for a reduction over all locations
+    # it does; on torch what one operation writes the next one finds in the cache.
+    return _split(exp_keys, 1, 1 if on_accelerator() else _KEY_PARTS)
+
+
+def sums_over_keys(d_scores, exp_query, key_parts):
+    """sum_l d_gl p_gl (1 - p_gl) and sum_l d_gl p_gl, for the gradients of the queries and of v.
+
+    Args:
+        d_scores: `(N, G, L)`, d, the gradient of the scores.
+        exp_query: `(N, G, A)`.
+        key_parts: What `key_parts` makes of the keys.
+
+    Returns:
+        Two tensors `(N, G, A)`.
+    """
+    slopes = products = 0
+    for d, keys in zip(_split(d_scores, 2, len(key_parts)), key_parts, strict=True):
+        p = sigmoids(exp_query, keys)
+        slopes = slopes + _terms_or_sums(d, p - p * p)
+        products = products + _terms_or_sums(d, p)
+    return ops.sum(slopes, axis=2), ops.sum(products, axis=2)
+
+
+def _terms_or_sums(d, x):
+    """The d_gl x_gl that are yet to be added up over l, `(N, G, L, A)`, or their sums, `(N, G, 1, A)`."""
+    if keras.backend.backend() == "torch":
+        # A product needs no array of the terms; XLA needs none anyway.
+        return ops.matmul(d[:, :, None], x)
+    return d[..., None] * x
+
+
+def sums_over_queries(d_scores, exp_query, exp_keys):
+    """sum_g d_gl p_gl (1 - p_gl), for the gradient of the keys.
+
+    Args:
+        d_scores: `(N, G, L)`, d, the gradient of the scores; G queries for each image, of all captions and steps.
+        exp_query: `(N, G, A)`.
+        exp_keys: `(N, L, A)`.
+
+    Returns:
+        `(N, L, A)`.
+    """
+    # Each part is a loop, which XLA would have to compile.
+    count = _KEY_PARTS if keras.backend.backend() == "torch" and not on_accelerator() else 1
+    parts = zip(_split(d_scores, 2, count), _split(exp_keys, 1, count), strict=True)
+    sums = [_sum_over_queries(d, exp_query, keys) for d, keys in parts]
+    return ops.concatenate(sums, axis=1)[:, : ops.shape(exp_keys)[1]]
+
+
+def _sum_over_queries(d_scores, exp_query, exp_keys):
+    def add(carry, x):
+        d_scores, exp_query = x
+        p = sigmoids(exp_query, exp_keys)
+        return (carry[0] + ops.sum(d_scores[..., None] * (p - p * p), axis=1),), ()
+
+    def rows(x):
+        """`(N, G, W)` to `(G / 4, N, 4, W)`, zeros behind."""
+        x = _filled(x, 1, _QUERIES)
+        images, queries, width = ops.shape(x)
+        return ops.transpose(ops.reshape(x, (images, queries // _QUERIES, _QUERIES, width)), (1, 0, 2, 3))
+
+    (total,), _ = scan(add, (ops.zeros_like(exp_keys),), (rows(d_scores), rows(exp_query)))
+    return total
+
+
+def _split(x, axis, count):
+    """`count` parts of the same length, the last filled up with zeros."""
+    return ops.split(_filled(x, axis, count), count, axis=axis)
+
+
+def _filled(x, axis, multiple):
+    """`x` with zeros behind, until the length of an axis is a multiple: where d is zero, nothing is added."""
+    shape = list(ops.shape(x))
+    shape[axis] = -shape[axis] % multiple
+    if isinstance(shape[axis], int) and shape[axis] == 0:
+        return x
+    return ops.concatenate([x, ops.zeros(shape, dtype=x.dtype)], axis=axis)

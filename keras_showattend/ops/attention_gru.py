@@ -21,7 +21,14 @@ from typing import NamedTuple
 
 from keras import ops
 
-from keras_showattend.ops.additive_attention import attend_sigmoids, exponentials, sigmoids
+from keras_showattend.ops.additive_attention import (
+    attend_sigmoids,
+    exponentials,
+    key_parts,
+    sigmoids,
+    sums_over_keys,
+    sums_over_queries,
+)
 from keras_showattend.ops.fusing import fused
 from keras_showattend.ops.gradients import custom_gradient
 from keras_showattend.ops.precision import at_least_float32
@@ -201,9 +208,10 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
     projection_transposed = ops.transpose(projection_kernel)
     context_projection = ops.transpose(weights.context_kernel)
     features_transposed = ops.transpose(features, (0, 2, 1))
+    parts = key_parts(exp_keys)
 
     def step(carry, x):
-        d_next, slopes, products = carry
+        d_next, products = carry
         (
             d_state,
             attention,
@@ -237,17 +245,14 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
             d_weights = d_weights + _grouped(rest[0], images)
         d_weights, attention = at_least_float32(d_weights), at_least_float32(attention)
         d_scores = attention * (d_weights - ops.sum(attention * d_weights, axis=-1, keepdims=True))
-        # tanh = 1 - 2p has the derivative 4 p (1 - p). The factors 4 and v wait until the sums are taken, and the
-        # sums over captions and steps are kept by location, which costs no pass of its own. XLA fuses all three sums
-        # with what they add up, so that p is the only array of that size; for a matrix product it would write another.
-        p = sigmoids(_grouped(exp_query, images), exp_keys)
-        slope = d_scores[..., None] * (p - p * p)
-        d_query = ops.reshape(ops.sum(slope, axis=2), (-1, width)) * (4 * score)
-        slopes = slopes + ops.sum(slope, axis=1)
-        products = products + ops.sum(d_scores[..., None] * p, axis=1)
+        # tanh = 1 - 2p has the derivative 4 p (1 - p); the factors 4 and v wait until the sums are taken. What the
+        # keys get, they get after the loop: here, their sums would be read and written again at every step.
+        slope, product = sums_over_keys(d_scores, _grouped(exp_query, images), parts)
+        d_query = ops.reshape(slope, (-1, width)) * (4 * score)
         d_projected = ops.concatenate([ops.cast(d_query, dtype), d_recurrent], axis=-1)
         d_previous = d_state * update + ops.matmul(d_projected, projection_transposed)
-        return (d_previous, slopes, products), (d_gates, d_projected, d_context)
+        d_scores = ops.reshape(d_scores, (-1, ops.shape(d_scores)[-1]))
+        return (d_previous, products + product), (d_gates, d_projected, d_context, d_scores)
 
     xs = [
         d_states,
@@ -263,10 +268,8 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
         xs.append(d_attention)
     if gate is not None:
         xs.append(steps.beta)
-    zeros = ops.zeros_like(exp_keys)
-    (d_state, slopes, products), (d_gates, d_projected, d_context) = scan(
-        step, (ops.zeros_like(state), zeros, zeros), tuple(xs), reverse=True
-    )
+    zeros = ops.zeros_like(state), ops.zeros_like(_grouped(steps.exp_query[0], images))
+    (d_state, products), (d_gates, d_projected, d_context, d_scores) = scan(step, zeros, tuple(xs), reverse=True)
 
     flat_gates, flat_projected = _flat(d_gates), _flat(d_projected)
     d_kernel = ops.matmul(ops.transpose(_flat(previous)), flat_projected)
@@ -274,6 +277,7 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
     d_context_kernel = ops.matmul(ops.transpose(_flat(steps.context)), flat_gates)
     # (N, L, T x G) @ (N, T x G, F), all captions and steps of an image in one product
     d_features = ops.matmul(ops.transpose(_by_image(steps.attention, images), (0, 2, 1)), _by_image(d_context, images))
+    slopes = sums_over_queries(_by_image(d_scores, images), _by_image(steps.exp_query, images), exp_keys)
     d_keys = ops.cast(slopes * (4 * score), dtype)
     # The softmax's gradients d_scores sum to 0, so that the 1 of tanh = 1 - 2p leaves nothing.
     d_score = -2 * ops.sum(products, axis=(0, 1))

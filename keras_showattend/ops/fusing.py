@@ -6,6 +6,8 @@ import functools
 
 import keras
 
+from keras_showattend.ops.accelerator import on_accelerator
+
 _active = contextvars.ContextVar("fusing", default=False)
 
 
@@ -27,7 +29,7 @@ def fusing():
     ...     float(double(ops.ones(())))
     2.0
     """
-    token = _active.set(keras.backend.backend() == "tensorflow" and not _has_gpu())
+    token = _active.set(keras.backend.backend() == "tensorflow" and not on_accelerator())
     try:
         yield
     finally:
@@ -50,9 +52,3 @@ def _compiled(function):
 
     # Not `reduce_retracing`: after a model of another width it would hide the widths, which reshapes must know.
     return tf.function(function, autograph=False, jit_compile=True)
-
-
-def _has_gpu():
-    import tensorflow as tf
-
-    return bool(tf.config.list_logical_devices("GPU"))

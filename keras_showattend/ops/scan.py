@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_showattend.ops.accelerator import on_jax_accelerator
+
 
 def scan(step, carry, xs, reverse=False):
     """Run `step` along the first axis of `xs`, carrying tensors from one step to the next.
@@ -21,15 +23,6 @@ def scan(step, carry, xs, reverse=False):
         `(carry, ys)`: the last carry, and a tuple of tensors `(T, ...)`, their rows in the order of `xs`.
     """
     return _SCANS[keras.backend.backend()](step, carry, xs, reverse)
-
-
-def on_jax_accelerator():
-    """Whether the backend is JAX, and computes on a GPU or TPU."""
-    if keras.backend.backend() != "jax":
-        return False
-    import jax
-
-    return jax.default_backend() != "cpu"
 
 
 def _scan_jax(step, carry, xs, reverse):
@@ -60,9 +53,7 @@ def _scan_tensorflow(step, carry, xs, reverse):
     def row(t):
         return length - 1 - t if reverse else t
 
-    # The first step stands outside the loop: it tells how many outputs there are, and their shapes.
-    carry, first = step(carry, tuple(x[row(0)] for x in xs))
-    arrays = tuple(tf.TensorArray(y.dtype, length, element_shape=y.shape).write(row(0), y) for y in first)
+    arrays = tuple(tf.TensorArray(y.dtype, length, element_shape=y.shape) for y in _outputs(step, carry, xs))
 
     def body(t, carry, arrays):
         after, ys = step(carry, tuple(x[row(t)] for x in xs))
@@ -73,11 +64,22 @@ def _scan_tensorflow(step, carry, xs, reverse):
     _, carry, arrays = tf.while_loop(
         lambda t, *_: t < length,
         body,
-        (1, carry, arrays),
+        (0, carry, arrays),
         parallel_iterations=1,
         maximum_iterations=length,
     )
     return carry, tuple(a.stack() for a in arrays)
+
+
+def _outputs(step, carry, xs):
+    """What a step puts out, as far as its dtypes and shapes go: traced, not computed."""
+    import tensorflow as tf
+
+    def spec(x):
+        return tf.TensorSpec(x.shape, x.dtype)
+
+    carry, row = tf.nest.map_structure(spec, carry), tuple(tf.TensorSpec(x.shape[1:], x.dtype) for x in xs)
+    return tf.function(step, autograph=False).get_concrete_function(carry, row).structured_outputs[1]
 
 
 _SCANS = {"tensorflow": _scan_tensorflow, "jax": _scan_jax, "torch": _scan_torch}

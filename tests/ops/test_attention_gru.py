@@ -101,6 +101,7 @@ CASES = {
     "one step": {"steps": 1},
     "one of everything": dict.fromkeys(["images", "captions", "steps", "locations", "units", "scoring", "width"], 1),
     "gated": {"gated": True},
+    "many locations and steps": {"locations": 19, "steps": 7},
 }
 COMPILED = ("grouped and masked", "no mask", "gated")
 
@@ -151,7 +152,7 @@ def test_step_worked_by_hand():
     images=st.integers(1, 3),
     captions=st.integers(1, 3),
     steps=st.integers(1, 4),
-    locations=st.integers(1, 5),
+    locations=st.integers(1, 12),
     units=st.integers(1, 4),
     scoring=st.integers(1, 4),
     width=st.integers(1, 4),

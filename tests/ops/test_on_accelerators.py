@@ -1,5 +1,6 @@
 """What the recurrence does differently where JAX has a GPU, tested on the CPU: the same figures."""
 
+import contextlib
 import sys
 
 import keras
@@ -9,7 +10,8 @@ from keras import ops
 
 from keras_showattend.layers import AttentionGRUDecoder
 from keras_showattend.ops import additive_attention
-from keras_showattend.ops.scan import on_jax_accelerator, scan
+from keras_showattend.ops.accelerator import on_accelerator, on_jax_accelerator
+from keras_showattend.ops.scan import scan
 
 
 @pytest.fixture
@@ -20,12 +22,32 @@ def as_if_on_a_gpu(monkeypatch):
 
 
 def test_the_processors_of_the_tests_are_no_accelerators():
-    if keras.backend.backend() == "jax":
-        import jax
+    if keras.backend.backend() == "torch":
+        import torch
 
-        if jax.default_backend() != "cpu":
-            pytest.skip("there is one")
+        found = torch.accelerator.is_available()
+    else:
+        found = any(not device.startswith("cpu") for device in keras.distribution.list_devices())
+    if found:
+        pytest.skip("there is one")
+    assert not on_accelerator()
     assert not on_jax_accelerator()
+
+
+def test_an_accelerator_is_seen(monkeypatch):
+    backend, scope = keras.backend.backend(), contextlib.nullcontext()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind] if kind == "GPU" else [])
+    elif backend == "jax":
+        monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    else:
+        # A device that every torch has, and that is no processor.
+        scope = keras.device("meta:0")
+    with scope:
+        assert on_accelerator()
+        assert on_jax_accelerator() == (backend == "jax")
 
 
 def test_scores_as_sums_give_the_weights_of_scores_as_products(as_if_on_a_gpu):
