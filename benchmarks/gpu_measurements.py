@@ -13,9 +13,9 @@ from harness.sizes import available_bytes
 from harness.timing import Contender, first_line, measure
 
 from keras_showattend.features import FeatureExtractor
+from keras_showattend.features.batches import MOST_BUCKETS
 
 OURS, COMPOSITION = "ours", "Keras RNN of a cell"
-_BUCKETS = 5  # at most: `choose_bucket_lengths` takes five quantiles
 _EPOCHS = 3  # of `fit`; the first compiles
 _EPOCH_SECONDS, _FEWEST_STEPS = 5, 20  # of an epoch of `fit`, where its steps are long
 _NUMBERS_A_PIXEL = 10  # what the widest layers of a convolutional network hold for each number of an image
@@ -146,7 +146,7 @@ class Measurements:
         group = sizes.captions_per_image if together else 1
         images = -(-batch_size // group)
         # All buckets' features lie ready on the device, beside what the longest one's step needs.
-        waiting = 4 * (_BUCKETS - 1) * images * sizes.locations * sizes.feature_width
+        waiting = 4 * (MOST_BUCKETS - 1) * images * sizes.locations * sizes.feature_width
         step = sizes.bytes_of_step(images, images * group, sizes.longest, keeps_hidden=not together)
         self._check_memory(waiting + step)
         return sizes, epoch_buckets(sizes, group if together else None)

@@ -43,9 +43,9 @@ def epoch_buckets(sizes, captions_per_image, seed=0):
     # Some caption of the data set is the longest.
     lengths[0, 0] = sizes.longest
     longest = lengths.max(axis=1)
-    edges = choose_bucket_lengths(longest)
-    bucket_of = np.searchsorted(edges, longest)
     rows = -(-sizes.batch_size // group)
+    edges = choose_bucket_lengths(longest, rows)
+    bucket_of = np.searchsorted(edges, longest)
     buckets = []
     for index, edge in enumerate(edges):
         members = np.flatnonzero(bucket_of == index)

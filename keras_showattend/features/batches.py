@@ -9,9 +9,10 @@ import numpy as np
 
 from keras_showattend.validation import check_integer, check_positive_integer
 
-# XLA compiles once for each length, so there are few.
-# The last but one keeps the few longest captions from stretching the rest.
-_QUANTILES = (0.5, 0.8, 0.95, 0.995, 1.0)
+# XLA compiles once for each length, so there are few: at most this many, and each spares what compiling it costs.
+MOST_BUCKETS = 8
+_WORTH = 0.01  # of an epoch's steps, and
+_WORTH_BATCHES = 2  # as many as so many batches have: compiling takes seconds, and there are several epochs
 # Captions tokenized at a time: each chunk is padded to its own longest caption.
 _CHUNK = 8192
 
@@ -72,7 +73,7 @@ class CaptionBatches:
                 examples.append((image, encoded[first + start : first + stop]))
             first += count
         longest = np.array([max(map(len, captions)) for _, captions in examples])
-        lengths = _bucket_lengths(bucket_lengths, longest)
+        lengths = _bucket_lengths(bucket_lengths, longest, self.batch_size)
         bucket_of = np.searchsorted(lengths, longest)
         self.bucket_lengths = []
         self._buckets = []  # the examples of each
@@ -178,15 +179,42 @@ def _encode(store, tokenizer):
     return encoded
 
 
-def choose_bucket_lengths(longest):
-    """Up to five lengths, ascending, for examples whose longest captions have `longest` tokens each."""
-    return np.unique(np.quantile(longest, _QUANTILES, method="higher"))
+def choose_bucket_lengths(longest, batch_size):
+    """The lengths that leave an epoch the fewest steps: as few as do it, and at most `MOST_BUCKETS`.
+
+    A step is one for each token but the last, padding included. Another length must spare a hundredth of the steps, and
+    as many as two batches have.
+
+    Args:
+        longest: Int array, the tokens of each example's longest caption.
+        batch_size: Int, examples in a batch.
+
+    Returns:
+        Int array, ascending; the last is the largest of `longest`.
+    """
+    lengths, counts = np.unique(longest, return_counts=True)
+    steps, room = lengths - 1, np.cumsum(counts)  # of each length, and how many examples it has room for
+    worth = max(_WORTH * len(longest), _WORTH_BATCHES * batch_size) * np.mean(longest - 1)
+    # At [i, j], the steps of what j has room for and i has not, where i is the next shorter length.
+    between = np.where(np.triu(np.ones((len(lengths),) * 2), 1), steps * (room - room[:, None]), np.inf)
+    # The least steps of all that length j has room for, in so many lengths of which it is the last; one, at first.
+    least, shorter = steps * room, []
+    while len(shorter) < MOST_BUCKETS - 1:
+        in_one_more = least[:, None] + between
+        if not least[-1] - in_one_more[:, -1].min() >= worth:
+            break
+        shorter.append(in_one_more.argmin(axis=0))
+        least = in_one_more.min(axis=0)
+    chosen = [len(lengths) - 1]
+    for before in reversed(shorter):
+        chosen.append(before[chosen[-1]])
+    return lengths[chosen[::-1]]
 
 
-def _bucket_lengths(bucket_lengths, longest):
+def _bucket_lengths(bucket_lengths, longest, batch_size):
     """The values of T, ascending."""
     if bucket_lengths is None:
-        return choose_bucket_lengths(longest)
+        return choose_bucket_lengths(longest, batch_size)
     if isinstance(bucket_lengths, str) or not hasattr(bucket_lengths, "__iter__"):
         raise ValueError(f"`bucket_lengths` must be a list of integers. Received: bucket_lengths={bucket_lengths!r}.")
     lengths = list(bucket_lengths)

@@ -237,7 +237,7 @@ class FeatureStore:
                 occurring several times; `k = 1` is one caption an example. What is missing in a group
                 is filled with all-zero captions, which weigh nothing.
             bucket_lengths: Ascending values of T, the last as long as the longest caption or longer.
-                None chooses up to five by quantiles.
+                None chooses up to eight, those that leave an epoch the fewest steps.
             shuffle: Whether each epoch has an order of its own. `fit` shuffles a `PyDataset` again, by
                 default: with `fit(..., shuffle=False)` the order is this one everywhere.
             seed: Int >= 0, decides these orders.

@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_showattend.features import FeatureExtractor, FeatureStore
-from keras_showattend.features.batches import CaptionBatches
+from keras_showattend.features.batches import MOST_BUCKETS, CaptionBatches, choose_bucket_lengths
 
 
 class Numbers:
@@ -92,7 +94,7 @@ def test_an_epoch_holds_every_caption_once_beside_its_image(captions, batch_size
     if lengths is None:
         longest = max(len(text.split()) for texts in captions.values() for text in texts)
         assert batches.bucket_lengths[-1] == longest + 2
-        assert len(batches.bucket_lengths) <= 4
+        assert len(batches.bucket_lengths) <= MOST_BUCKETS
     else:
         assert set(batches.bucket_lengths) <= set(lengths)
     again = make_batches(*options)
@@ -128,6 +130,45 @@ def test_buckets_worked_by_hand():
         [[[2, 5, 6, 3, 0], [2, 7, 3, 0, 0]]],
         [[[2, 8, 9, 10, 11, 3, 0, 0], [0] * 8]],
     ]
+
+
+def steps_of_an_epoch(longest, lengths):
+    return sum(min(length for length in lengths if length >= tokens) - 1 for tokens in longest)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    longest=st.lists(st.integers(2, 10), min_size=1, max_size=60).map(np.array),
+    batch_size=st.integers(1, 6),
+)
+def test_chosen_lengths_leave_the_fewest_steps(longest, batch_size):
+    lengths = choose_bucket_lengths(longest, batch_size).tolist()
+    assert lengths == sorted(set(lengths))
+    assert lengths[-1] == longest.max()
+    shorter = set(longest.tolist()) - {longest.max()}
+
+    def least(count):
+        choices = itertools.combinations(shorter, count - 1)
+        return min((steps_of_an_epoch(longest, [*chosen, longest.max()]) for chosen in choices), default=np.inf)
+
+    count = len(lengths)
+    assert steps_of_an_epoch(longest, lengths) == least(count)
+    # Each length is worth its program, and one more would not be.
+    worth = max(0.01 * len(longest), 2 * batch_size) * (longest - 1).mean()
+    if count > 1:
+        assert least(count - 1) - least(count) >= worth - 1e-9
+    if count < MOST_BUCKETS:
+        assert least(count) - least(count + 1) < worth + 1e-9
+
+
+def test_lengths_worked_by_hand():
+    # In one length these take 100 x 8 steps, in [3, 9] 89 x 2 + 11 x 8 = 266 and in [3, 5, 9] 254; the mean is 2.54. So
+    # a length is worth its program where it spares 2 batches of 2.54 steps each: 5.08, 10.16, 20.32, 762 steps.
+    longest = np.array([3] * 89 + [5] * 3 + [9] * 8)
+    for batch_size, expected in ((1, [3, 5, 9]), (2, [3, 5, 9]), (4, [3, 9]), (150, [9])):
+        assert choose_bucket_lengths(longest, batch_size).tolist() == expected
+    assert choose_bucket_lengths(np.array([7, 7, 7]), 1).tolist() == [7]
+    assert len(choose_bucket_lengths(np.repeat(np.arange(3, 23), 1000), 8)) == MOST_BUCKETS
 
 
 def test_what_does_not_fill_a_batch_goes_to_the_next_longer_bucket():
