@@ -13,7 +13,6 @@ from harness.sizes import available_bytes
 from harness.timing import Contender, first_line, measure
 
 from keras_showattend.features import FeatureExtractor
-from keras_showattend.features.batches import MOST_BUCKETS
 
 OURS, COMPOSITION = "ours", "Keras RNN of a cell"
 _EPOCHS = 3  # of `fit`; the first compiles
@@ -141,15 +140,16 @@ class Measurements:
         return [Contender(COMPOSITION, composition_steps(sizes, buckets), seconds_weights(buckets))]
 
     def _batches(self, batch_size, together=True):
-        """Sizes and buckets of this batch size; raises before anything is allocated that can't fit."""
+        """Sizes and buckets of this batch size; raises before anything large is allocated that can't fit."""
         sizes = self.sizes._replace(batch_size=batch_size)
         group = sizes.captions_per_image if together else 1
         images = -(-batch_size // group)
+        buckets = epoch_buckets(sizes, group if together else None)
         # All buckets' features lie ready on the device, beside what the longest one's step needs.
-        waiting = 4 * (MOST_BUCKETS - 1) * images * sizes.locations * sizes.feature_width
+        waiting = 4 * (len(buckets) - 1) * images * sizes.locations * sizes.feature_width
         step = sizes.bytes_of_step(images, images * group, sizes.longest, keeps_hidden=not together)
         self._check_memory(waiting + step)
-        return sizes, epoch_buckets(sizes, group if together else None)
+        return sizes, buckets
 
     def _check_memory(self, needed):
         free = free_bytes() if self.on_gpu else available_bytes()

@@ -39,7 +39,9 @@ def epoch_buckets(sizes, captions_per_image, seed=0):
     """
     generator = np.random.default_rng(seed)
     group = captions_per_image or 1
-    lengths = draw_lengths(sizes, _IMAGES * group, generator).reshape(_IMAGES, group)
+    # One by one, the captions of all images are as many examples.
+    examples = _IMAGES * sizes.captions_per_image // group
+    lengths = draw_lengths(sizes, examples * group, generator).reshape(examples, group)
     # Some caption of the data set is the longest.
     lengths[0, 0] = sizes.longest
     longest = lengths.max(axis=1)
@@ -53,7 +55,7 @@ def epoch_buckets(sizes, captions_per_image, seed=0):
         tokens = write_tokens(chosen, int(edge), sizes.vocabulary, generator)
         if captions_per_image is None:
             tokens = tokens[:, 0]
-        buckets.append(Bucket(int(edge), len(members) / _IMAGES, tokens))
+        buckets.append(Bucket(int(edge), len(members) / examples, tokens))
     return buckets
 
 

@@ -12,7 +12,7 @@ from keras_showattend.validation import check_integer, check_positive_integer
 # XLA compiles once for each length, so there are few: at most this many, and each spares what compiling it costs.
 MOST_BUCKETS = 8
 _WORTH = 0.01  # of an epoch's steps, and
-_WORTH_BATCHES = 2  # as many as so many batches have: compiling takes seconds, and there are several epochs
+_WORTH_BATCHES = 2  # as many as so many batches have: compiling takes as long as some twenty, and there are many epochs
 # Captions tokenized at a time: each chunk is padded to its own longest caption.
 _CHUNK = 8192
 
@@ -182,8 +182,8 @@ def _encode(store, tokenizer):
 def choose_bucket_lengths(longest, batch_size):
     """The lengths that leave an epoch the fewest steps: as few as do it, and at most `MOST_BUCKETS`.
 
-    A step is one for each token but the last, padding included. Another length must spare a hundredth of the steps, and
-    as many as two batches have.
+    An example has a step for each token but the last, padding included. Another length must spare a hundredth of the
+    steps that the examples would have without padding, and as many as two batches of them have.
 
     Args:
         longest: Int array, the tokens of each example's longest caption.

@@ -6,7 +6,8 @@ p = 1 / (1 + exp(2q) exp(2k)), the sigmoid of -2 (q + k),
     tanh(q + k) = 1 - 2 p        v . tanh(q + k_l) = sum(v) - 2 v . p_l
 
 the exponentials are taken once for each query and once for each key, the pair costs one product and one
-division, and softmax does not see sum(v).
+division, and softmax does not see sum(v). With d the gradient of the scores, those of the queries, keys and v are sums
+of d p (1 - p) over keys and over queries, and of d p over both.
 """
 
 import keras
@@ -19,9 +20,8 @@ from keras_showattend.ops.scan import scan
 
 # exp(2 x 40) is far inside float32, and tanh(40) is 1 to the last digit.
 _LARGEST = 40.0
-# The sums of the gradient are taken over this many parts of the keys on a processor, and this many queries at a time.
-_KEY_PARTS = 8
-_QUERIES = 4
+# So many parts of the keys, at most, do the sums of the gradient take one after the other.
+_PARTS = 8
 
 
 def additive_attention(query, keys, score_kernel, mask=None):
@@ -83,25 +83,41 @@ def attend_sigmoids(p, score_kernel, mask=None):
 
 
 def key_parts(exp_keys):
-    """The `exponentials` of keys `(N, L, A)` as `sums_over_keys` takes them: a list of arrays of fewer locations."""
-    # On a processor XLA adds up parts without writing their terms to memory, which for a reduction over all locations
-    # it does; on torch what one operation writes the next one finds in the cache.
-    return _split(exp_keys, 1, 1 if on_accelerator() else _KEY_PARTS)
+    """The keys in parts, as `sums_over_keys` takes them.
+
+    On a processor XLA adds up parts without writing their terms to memory, which for a reduction over all locations it
+    does; on torch, what one operation writes there the next one finds in the cache.
+
+    Args:
+        exp_keys: `(N, L, A)`, the `exponentials` of keys.
+
+    Returns:
+        A list of tensors of as many locations each, the last filled up with zeros.
+    """
+    length = ops.shape(exp_keys)[1]
+    if on_accelerator():
+        count = 1
+    elif isinstance(length, int):
+        # The largest of the numbers of parts that need the least filling.
+        count = min(range(_PARTS, _PARTS // 2, -1), key=lambda n: -length % n)
+    else:
+        count = _PARTS
+    return _split(exp_keys, 1, count)
 
 
-def sums_over_keys(d_scores, exp_query, key_parts):
+def sums_over_keys(d_scores, exp_query, parts):
     """sum_l d_gl p_gl (1 - p_gl) and sum_l d_gl p_gl, for the gradients of the queries and of v.
 
     Args:
         d_scores: `(N, G, L)`, d, the gradient of the scores.
         exp_query: `(N, G, A)`.
-        key_parts: What `key_parts` makes of the keys.
+        parts: What `key_parts` makes of the keys.
 
     Returns:
         Two tensors `(N, G, A)`.
     """
     slopes = products = 0
-    for d, keys in zip(_split(d_scores, 2, len(key_parts)), key_parts, strict=True):
+    for d, keys in zip(_split(d_scores, 2, len(parts)), parts, strict=True):
         p = sigmoids(exp_query, keys)
         slopes = slopes + _terms_or_sums(d, p - p * p)
         products = products + _terms_or_sums(d, p)
@@ -117,48 +133,37 @@ def _terms_or_sums(d, x):
 
 
 def sums_over_queries(d_scores, exp_query, exp_keys):
-    """sum_g d_gl p_gl (1 - p_gl), for the gradient of the keys.
+    """sum_tg d_tgl p_tgl (1 - p_tgl), for the gradient of the keys.
 
     Args:
-        d_scores: `(N, G, L)`, d, the gradient of the scores; G queries for each image, of all captions and steps.
-        exp_query: `(N, G, A)`.
+        d_scores: `(T, N, G, L)`, d, the gradient of the scores of T steps.
+        exp_query: `(T, N, G, A)`.
         exp_keys: `(N, L, A)`.
 
     Returns:
         `(N, L, A)`.
     """
-    # Each part is a loop, which XLA would have to compile.
-    count = _KEY_PARTS if keras.backend.backend() == "torch" and not on_accelerator() else 1
-    parts = zip(_split(d_scores, 2, count), _split(exp_keys, 1, count), strict=True)
-    sums = [_sum_over_queries(d, exp_query, keys) for d, keys in parts]
+    # Elsewhere each part would be one more loop to compile.
+    parts = key_parts(exp_keys) if keras.backend.backend() == "torch" else [exp_keys]
+    d_parts = _split(d_scores, 3, len(parts))
+    sums = [_sum_over_queries(d, exp_query, keys) for d, keys in zip(d_parts, parts, strict=True)]
     return ops.concatenate(sums, axis=1)[:, : ops.shape(exp_keys)[1]]
 
 
 def _sum_over_queries(d_scores, exp_query, exp_keys):
     def add(carry, x):
-        d_scores, exp_query = x
+        d, exp_query = x
         p = sigmoids(exp_query, exp_keys)
-        return (carry[0] + ops.sum(d_scores[..., None] * (p - p * p), axis=1),), ()
+        return (carry[0] + ops.sum(d[..., None] * (p - p * p), axis=1),), ()
 
-    def rows(x):
-        """`(N, G, W)` to `(G / 4, N, 4, W)`, zeros behind."""
-        x = _filled(x, 1, _QUERIES)
-        images, queries, width = ops.shape(x)
-        return ops.transpose(ops.reshape(x, (images, queries // _QUERIES, _QUERIES, width)), (1, 0, 2, 3))
-
-    (total,), _ = scan(add, (ops.zeros_like(exp_keys),), (rows(d_scores), rows(exp_query)))
+    (total,), _ = scan(add, (ops.zeros_like(exp_keys),), (d_scores, exp_query))
     return total
 
 
 def _split(x, axis, count):
-    """`count` parts of the same length, the last filled up with zeros."""
-    return ops.split(_filled(x, axis, count), count, axis=axis)
-
-
-def _filled(x, axis, multiple):
-    """`x` with zeros behind, until the length of an axis is a multiple: where d is zero, nothing is added."""
+    """`count` parts of the same length, the last filled up with zeros: where d is zero, nothing is added."""
     shape = list(ops.shape(x))
-    shape[axis] = -shape[axis] % multiple
-    if isinstance(shape[axis], int) and shape[axis] == 0:
-        return x
-    return ops.concatenate([x, ops.zeros(shape, dtype=x.dtype)], axis=axis)
+    shape[axis] = -shape[axis] % count
+    if not isinstance(shape[axis], int) or shape[axis]:
+        x = ops.concatenate([x, ops.zeros(shape, dtype=x.dtype)], axis=axis)
+    return ops.split(x, count, axis=axis)

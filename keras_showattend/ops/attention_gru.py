@@ -251,7 +251,6 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
         d_query = ops.reshape(slope, (-1, width)) * (4 * score)
         d_projected = ops.concatenate([ops.cast(d_query, dtype), d_recurrent], axis=-1)
         d_previous = d_state * update + ops.matmul(d_projected, projection_transposed)
-        d_scores = ops.reshape(d_scores, (-1, ops.shape(d_scores)[-1]))
         return (d_previous, products + product), (d_gates, d_projected, d_context, d_scores)
 
     xs = [
@@ -277,7 +276,8 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
     d_context_kernel = ops.matmul(ops.transpose(_flat(steps.context)), flat_gates)
     # (N, L, T x G) @ (N, T x G, F), all captions and steps of an image in one product
     d_features = ops.matmul(ops.transpose(_by_image(steps.attention, images), (0, 2, 1)), _by_image(d_context, images))
-    slopes = sums_over_queries(_by_image(d_scores, images), _by_image(steps.exp_query, images), exp_keys)
+    exp_queries = ops.reshape(steps.exp_query, (*ops.shape(d_scores)[:-1], width))
+    slopes = sums_over_queries(d_scores, exp_queries, exp_keys)
     d_keys = ops.cast(slopes * (4 * score), dtype)
     # The softmax's gradients d_scores sum to 0, so that the 1 of tanh = 1 - 2p leaves nothing.
     d_score = -2 * ops.sum(products, axis=(0, 1))

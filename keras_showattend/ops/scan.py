@@ -33,7 +33,7 @@ def _scan_jax(step, carry, xs, reverse):
     return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=unroll)
 
 
-def _scan_torch(step, carry, xs, reverse):
+def _scan_in_python(step, carry, xs, reverse):
     # Writing into a preallocated array would copy all of it at every step.
     rows = []
     steps = list(zip(*xs, strict=True))
@@ -48,6 +48,8 @@ def _scan_torch(step, carry, xs, reverse):
 def _scan_tensorflow(step, carry, xs, reverse):
     import tensorflow as tf
 
+    if tf.executing_eagerly():
+        return _scan_in_python(step, carry, xs, reverse)
     length = tf.shape(xs[0])[0]
 
     def row(t):
@@ -82,4 +84,4 @@ def _outputs(step, carry, xs):
     return tf.function(step, autograph=False).get_concrete_function(carry, row).structured_outputs[1]
 
 
-_SCANS = {"tensorflow": _scan_tensorflow, "jax": _scan_jax, "torch": _scan_torch}
+_SCANS = {"tensorflow": _scan_tensorflow, "jax": _scan_jax, "torch": _scan_in_python}

@@ -14,26 +14,28 @@ from keras_showattend.ops.additive_attention import exponentials, key_parts, sum
 MODULE = sys.modules["keras_showattend.ops.additive_attention"]
 
 
-def arrays(images, queries, locations, width, seed):
+def arrays(steps, images, captions, locations, width, seed):
     generator = np.random.default_rng(seed)
-    sizes = (images, queries, locations), (images, queries, width), (images, locations, width)
+    sizes = (steps, images, captions, locations), (steps, images, captions, width), (images, locations, width)
     return [generator.normal(size=size) for size in sizes]
 
 
 def naive_sums(d_scores, query, keys):
     """The sums over keys of the slopes and of p, and the sums over queries of the slopes."""
     over_keys, products, over_queries = np.zeros_like(query), np.zeros_like(query), np.zeros_like(keys)
-    for (image, one, location), d in np.ndenumerate(d_scores):
-        p = (1 - np.tanh(query[image, one] + keys[image, location])) / 2
-        over_keys[image, one] += d * p * (1 - p)
-        products[image, one] += d * p
+    for (*one, location), d in np.ndenumerate(d_scores):
+        one, image = tuple(one), one[1]
+        p = (1 - np.tanh(query[one] + keys[image, location])) / 2
+        over_keys[one] += d * p * (1 - p)
+        products[one] += d * p
         over_queries[image, location] += d * p * (1 - p)
-    return over_keys, products, over_queries
+    return over_keys[0], products[0], over_queries
 
 
 def sums(d_scores, query, keys):
+    """Those over keys of the first step, and those over the queries of all."""
     exp_query, exp_keys = exponentials(query), exponentials(keys)
-    over_keys = sums_over_keys(d_scores, exp_query, key_parts(exp_keys))
+    over_keys = sums_over_keys(d_scores[0], exp_query[0], key_parts(exp_keys))
     return *over_keys, sums_over_queries(d_scores, exp_query, exp_keys)
 
 
@@ -44,20 +46,21 @@ def assert_sums_equal(found, expected):
 
 @settings(max_examples=4 if keras.backend.backend() == "jax" else 40, deadline=None)
 @given(
+    steps=st.integers(1, 4),
     images=st.integers(1, 3),
-    queries=st.integers(1, 9),
+    captions=st.integers(1, 3),
     locations=st.integers(1, 17),
     width=st.integers(1, 4),
     seed=st.integers(0, 99),
 )
-def test_sums_equal_those_of_a_loop(images, queries, locations, width, seed):
-    case = arrays(images, queries, locations, width, seed)
+def test_sums_equal_those_of_a_loop(**sizes):
+    case = arrays(**sizes)
     assert_sums_equal(sums(*(ops.convert_to_tensor(x, "float32") for x in case)), naive_sums(*case))
 
 
 @pytest.mark.parametrize("locations", [8, 19])
 def test_sums_on_accelerators_equal_those_of_a_loop(monkeypatch, locations):
-    case = arrays(images=2, queries=6, locations=locations, width=3, seed=0)
+    case = arrays(steps=3, images=2, captions=2, locations=locations, width=3, seed=0)
     monkeypatch.setattr(MODULE, "on_accelerator", lambda: True)
     assert_sums_equal(sums(*(ops.convert_to_tensor(x, "float32") for x in case)), naive_sums(*case))
 
@@ -67,8 +70,8 @@ def test_sums_on_accelerators_equal_those_of_a_loop(monkeypatch, locations):
 def test_sums_of_sizes_that_tracing_does_not_know(jit_compile):
     import tensorflow as tf
 
-    signature = [tf.TensorSpec((None, None, width), "float32") for width in (None, 3, 3)]
+    signature = [tf.TensorSpec((*[None] * rank, width), "float32") for rank, width in ((3, None), (3, 3), (2, 3))]
     traced = tf.function(sums, input_signature=signature, jit_compile=jit_compile)
-    for sizes in ((1, 3, 2), (2, 5, 11)):
+    for sizes in ((2, 1, 3, 2), (3, 2, 5, 11)):
         case = arrays(*sizes, width=3, seed=1)
         assert_sums_equal(traced(*(tf.constant(x, "float32") for x in case)), naive_sums(*case))

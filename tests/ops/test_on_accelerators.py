@@ -1,4 +1,4 @@
-"""What the recurrence does differently where JAX has a GPU, tested on the CPU: the same figures."""
+"""What the recurrence does differently on a GPU or TPU, tested on the CPU: the same figures."""
 
 import contextlib
 import sys
@@ -34,14 +34,15 @@ def test_the_processors_of_the_tests_are_no_accelerators():
     assert not on_jax_accelerator()
 
 
-def test_an_accelerator_is_seen(monkeypatch):
+@pytest.mark.parametrize("name", ["GPU", "TPU"])
+def test_an_accelerator_is_seen(monkeypatch, name):
     backend, scope = keras.backend.backend(), contextlib.nullcontext()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind] if kind == "GPU" else [])
+        monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind] if kind == name else [])
     elif backend == "jax":
-        monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+        monkeypatch.setattr("jax.default_backend", name.lower)
     else:
         # A device that every torch has, and that is no processor.
         scope = keras.device("meta:0")
