@@ -154,9 +154,12 @@ def _tf_dataset(batches):
         tokens.set_shape((None, batches.group_size, None))
         return features, tokens
 
-    # A generator gives the epoch's number only: batches would be copied twice on their way through it, and Python
-    # would be entered twice for each of them.
-    dataset = tf.data.Dataset.from_generator(lambda: [next(epochs)], output_signature=tf.TensorSpec((), tf.int64))
+    def next_epoch(_):
+        return tf.ensure_shape(tf.numpy_function(lambda: np.int64(next(epochs)), [], tf.int64), ())
+
+    # Not `from_generator`: batches would be copied twice on their way through it, and it tells glibc to return memory
+    # at once, so that the system clears every large array of every training step anew: a tenth of the step's time.
+    dataset = tf.data.Dataset.range(1).map(next_epoch)
     dataset = dataset.flat_map(lambda epoch: tf.data.Dataset.range(len(batches)).map(lambda index: (epoch, index)))
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
     return dataset.map(read).prefetch(tf.data.AUTOTUNE)

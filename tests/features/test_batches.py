@@ -282,3 +282,15 @@ def test_every_iteration_is_a_new_epoch_in_the_same_order_for_the_same_seed(stor
         np.testing.assert_array_equal(one[1], other[1])
     orders = [[y.tolist() for _, y in epoch] for epoch in (first, second)]
     assert orders[0] != orders[1]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow's data sets")
+def test_no_generator_makes_tensorflow_give_memory_back(store, monkeypatch):
+    import tensorflow as tf
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("`from_generator` lowers glibc's M_TRIM_THRESHOLD for the whole process")
+
+    monkeypatch.setattr(tf.data.Dataset, "from_generator", refuse)
+    data = store("float16").batches(Numbers(), batch_size=4)
+    assert len(list(data)) == len(data) == 3
