@@ -6,6 +6,7 @@ from keras import ops
 from keras_showattend.layers.bahdanau_attention import BahdanauAttention
 from keras_showattend.layers.decoder_checks import batch_of, check_call, check_features, check_rows, check_state
 from keras_showattend.layers.dropout import Dropout
+from keras_showattend.layers.projection import Projection
 from keras_showattend.layers.vocabulary_layer import VocabularyLayer
 from keras_showattend.ops import (
     AttentionGRUWeights,
@@ -18,6 +19,7 @@ from keras_showattend.ops import (
     masked_softmax,
 )
 from keras_showattend.ops.additive_attention import exponentials
+from keras_showattend.ops.projection import project
 from keras_showattend.validation import check_fraction, check_positive_integer
 
 
@@ -146,7 +148,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
             dtype=policy,
             name="gru",
         )
-        self.hidden = keras.layers.Dense(
+        self.hidden = Projection(
             self.units,
             kernel_initializer=_clone(self.kernel_initializer),
             dtype=policy,
@@ -339,7 +341,7 @@ class AttentionGRUDecoder(keras.layers.Layer):
         """The half of the GRU's gates that does not wait for the state: `(..., E)` to `(..., 3U)`."""
         embedded = ops.cast(embedded, self.compute_dtype)
         kernel, bias = self._cast(self.gru.kernel), self._cast(self.gru.bias)
-        return ops.matmul(embedded, kernel[-self.embed_dim :]) + bias[0]
+        return project(embedded, kernel[-self.embed_dim :], bias[0])
 
     def _recurrence_weights(self):
         attention, gru = self.attention, self.gru

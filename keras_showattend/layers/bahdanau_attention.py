@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_showattend.layers.dropout import Dropout
 from keras_showattend.ops import additive_attention
+from keras_showattend.ops.projection import project
 from keras_showattend.validation import check_fraction, check_positive_integer, shapes_agree
 
 
@@ -111,8 +112,8 @@ class BahdanauAttention(keras.layers.Layer):
         return self._project(key, self.key_kernel, self.key_bias if self.use_bias else None)
 
     def _project(self, x, kernel, bias):
-        projected = ops.matmul(x, ops.cast(kernel, self.compute_dtype))
-        return projected if bias is None else projected + ops.cast(bias, self.compute_dtype)
+        dtype = self.compute_dtype
+        return project(x, ops.cast(kernel, dtype), None if bias is None else ops.cast(bias, dtype))
 
     def call(
         self,

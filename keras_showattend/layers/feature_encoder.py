@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_showattend.layers.dropout import Dropout
+from keras_showattend.layers.projection import Projection
 from keras_showattend.validation import check_fraction, check_positive_integer
 
 
@@ -48,7 +49,7 @@ class FeatureEncoder(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.dropout = check_fraction("dropout", dropout)
         self.input_dropout = Dropout(self.dropout, dtype=self.dtype_policy)
-        self.projection = keras.layers.Dense(
+        self.projection = Projection(
             self.embed_dim, activation=self.activation, dtype=self.dtype_policy, name="projection"
         )
         self.supports_masking = True

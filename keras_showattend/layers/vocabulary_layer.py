@@ -1,8 +1,8 @@
 """The last layer of a decoder, whose width is whatever the vocabulary has."""
 
-import keras
 from keras import ops
 
+from keras_showattend.layers.projection import Projection
 from keras_showattend.ops.accelerator import on_jax_accelerator
 
 # A GPU's tensor cores want rows that start at multiples of 16 bytes. With 5,001 columns instead of 5,008 the products
@@ -10,7 +10,7 @@ from keras_showattend.ops.accelerator import on_jax_accelerator
 _FAST_COLUMNS = 8
 
 
-class VocabularyLayer(keras.layers.Dense):
+class VocabularyLayer(Projection):
     """A `keras.layers.Dense` of any number of units that is as fast on a GPU as one of a round number.
 
     The same weights, the same values and, through LoRA and quantization, the same ways to change it.
@@ -22,7 +22,3 @@ class VocabularyLayer(keras.layers.Dense):
             return super().call(inputs, training=training)
         logits = ops.matmul(inputs, ops.pad(self.kernel, [[0, 0], [0, padding]]))
         return logits[..., : self.units] + self.bias
-
-    def quantize(self, *args, **kwargs):
-        # Keras refuses classes that it does not know.
-        super().quantize(*args, **{**kwargs, "type_check": False})

@@ -21,7 +21,7 @@ from keras_showattend.ops.scan import scan
 # exp(2 x 40) is far inside float32, and tanh(40) is 1 to the last digit.
 _LARGEST = 40.0
 # So many parts of the keys, at most, do the sums of the gradient take one after the other.
-_PARTS = 8
+_PARTS = 4
 
 
 def additive_attention(query, keys, score_kernel, mask=None):

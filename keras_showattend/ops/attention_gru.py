@@ -32,6 +32,7 @@ from keras_showattend.ops.additive_attention import (
 from keras_showattend.ops.fusing import fused
 from keras_showattend.ops.gradients import custom_gradient
 from keras_showattend.ops.precision import at_least_float32
+from keras_showattend.ops.projection import weight_gradient
 from keras_showattend.ops.scan import scan
 
 
@@ -271,9 +272,9 @@ def _gradient(d_states, d_attention, steps, state, exp_keys, features, weights, 
     (d_state, products), (d_gates, d_projected, d_context, d_scores) = scan(step, zeros, tuple(xs), reverse=True)
 
     flat_gates, flat_projected = _flat(d_gates), _flat(d_projected)
-    d_kernel = ops.matmul(ops.transpose(_flat(previous)), flat_projected)
+    d_kernel = weight_gradient(_flat(previous), flat_projected)
     d_bias = ops.sum(flat_projected, axis=0)
-    d_context_kernel = ops.matmul(ops.transpose(_flat(steps.context)), flat_gates)
+    d_context_kernel = weight_gradient(_flat(steps.context), flat_gates)
     # (N, L, T x G) @ (N, T x G, F), all captions and steps of an image in one product
     d_features = ops.matmul(ops.transpose(_by_image(steps.attention, images), (0, 2, 1)), _by_image(d_context, images))
     exp_queries = ops.reshape(steps.exp_query, (*ops.shape(d_scores)[:-1], width))

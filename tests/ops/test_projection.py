@@ -1,0 +1,88 @@
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+from numerics import MODES, TIGHT, as_tensor, value_and_gradients
+
+from keras_showattend.ops.projection import project, weight_gradient
+
+on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's graphs")
+
+
+def drawn(*shape):
+    return np.random.default_rng(sum(shape)).normal(size=shape)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=10)
+@given(
+    leading=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    widths=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    biased=st.booleans(),
+)
+def test_values_and_gradients_of_any_shape(mode, leading, widths, biased):
+    # Kernels that widen and kernels that narrow: the gradient's product has another order.
+    x, kernel, upstream = drawn(*leading, widths[0]), drawn(*widths), drawn(*leading, widths[1])
+    bias = [drawn(widths[1])] if biased else []
+
+    def loss(x, kernel, *bias):
+        return ops.sum(project(x, kernel, *bias) * as_tensor(upstream))
+
+    value, gradients = value_and_gradients(loss, [x, kernel, *bias], mode)
+    rows, d = x.reshape(-1, widths[0]), upstream.reshape(-1, widths[1])
+    np.testing.assert_allclose(value, ((rows @ kernel + sum(bias)) * d).sum(), rtol=TIGHT, atol=100 * TIGHT)
+    expected = [(d @ kernel.T).reshape(x.shape), rows.T @ d, d.sum(0)]
+    for gradient, wanted in zip(gradients, expected, strict=False):
+        np.testing.assert_allclose(gradient, wanted, rtol=TIGHT, atol=10 * TIGHT)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("widths", [(2, 5), (5, 2), (3, 3)])
+def test_the_product_that_is_a_kernels_gradient_has_one_itself(mode, widths):
+    x, d, upstream = drawn(7, widths[0]), drawn(7, widths[1]), drawn(*widths)
+
+    def loss(x, d):
+        return ops.sum(weight_gradient(x, d) * as_tensor(upstream))
+
+    value, (of_x, of_d) = value_and_gradients(loss, [x, d], mode)
+    np.testing.assert_allclose(value, (x.T @ d * upstream).sum(), rtol=TIGHT, atol=10 * TIGHT)
+    np.testing.assert_allclose(of_x, d @ upstream.T, rtol=TIGHT, atol=10 * TIGHT)
+    np.testing.assert_allclose(of_d, x @ upstream, rtol=TIGHT, atol=10 * TIGHT)
+
+
+def test_half_precision_stays_what_it_is():
+    x, kernel = (ops.ones(shape, dtype="bfloat16") for shape in ((2, 3), (3, 4)))
+    assert keras.backend.standardize_dtype(project(x, kernel).dtype) == "bfloat16"
+    assert keras.backend.standardize_dtype(weight_gradient(x, project(x, kernel)).dtype) == "bfloat16"
+
+
+@on_tensorflow
+@pytest.mark.parametrize("widths", [(16, 48), (48, 16)])
+def test_xla_multiplies_factors_that_lie_as_they_are_multiplied(widths):
+    import tensorflow as tf
+
+    def gradient(x, d):
+        return weight_gradient(x, d)
+
+    x, d = tf.ones((32, widths[0])), tf.ones((32, widths[1]))
+    compiled = tf.function(gradient, autograph=False, jit_compile=True)
+    program = compiled.experimental_get_compiler_ir(x, d)(stage="optimized_hlo")
+    (product,) = [line for line in program.splitlines() if " dot(" in line]
+    assert "lhs_contracting_dims={1}, rhs_contracting_dims={0}" in product
+
+
+@on_tensorflow
+def test_a_gradient_traced_for_xla_runs_without_it():
+    import tensorflow as tf
+
+    @tf.function(autograph=False)
+    def gradient(x, d):
+        return weight_gradient(x, d)
+
+    x, d = drawn(6, 4), drawn(6, 2)
+    compiled = tf.function(lambda *arrays: gradient(*arrays), autograph=False, jit_compile=True)
+    for run in (compiled, gradient):
+        np.testing.assert_allclose(run(x, d), x.T @ d, rtol=1e-10)
+    assert gradient.experimental_get_tracing_count() == 1, "not the case that this test is about"
