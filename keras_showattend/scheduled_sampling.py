@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_showattend.ops import at_least_float32, without_gradients
 from keras_showattend.token_ids import END, PADDING, START
-from keras_showattend.validation import check_fraction
+from keras_showattend.validation import check_number
 
 
 def mix_predictions(tokens, logits, probability, seed):
@@ -84,12 +84,8 @@ def checked_probability(probability, vocab_size):
         ValueError: If it is neither a number in [0, 1) nor a schedule, or there is no word to draw.
     """
     if not isinstance(probability, keras.optimizers.schedules.LearningRateSchedule):
-        if not isinstance(probability, int | float):
-            raise ValueError(
-                "`scheduled_sampling` must be a number in [0, 1) or a keras.optimizers.schedules.LearningRateSchedule. "
-                f"Received: scheduled_sampling={probability!r} (type {type(probability).__name__})."
-            )
-        probability = check_fraction("scheduled_sampling", probability)
+        rule = "a number in [0, 1) or a keras.optimizers.schedules.LearningRateSchedule"
+        probability = check_number("scheduled_sampling", probability, rule, lambda x: 0 <= x < 1)
     if probability and vocab_size <= END + 1:
         raise ValueError(
             f"`scheduled_sampling` draws words, ids above {END}. Received: scheduled_sampling={probability!r} for a "

@@ -1,6 +1,8 @@
 """What a user of Keras expects of any layer: summary, names, shapes ahead of time, repeatable runs, fine-tuning."""
 
+import copy
 import json
+import pickle
 
 import keras
 import numpy as np
@@ -186,6 +188,48 @@ def test_a_seed_repeats_a_run_to_the_bit():
     for weight, same in zip(weights, again[1], strict=True):
         np.testing.assert_array_equal(weight, same)
     assert losses != others
+
+
+def weights_after_fit(optimizer, batch_size, **compiled):
+    """Those of a captioner after an epoch of 8 images, always with the same weights to begin with."""
+    model = built_captioner()
+    rng = np.random.default_rng(5)
+    model.set_weights([rng.normal(scale=0.5, size=w.shape) for w in model.get_weights()])
+    model.compile(optimizer, **compiled)
+    # Captions of one length: batches of the same number of tokens weigh alike.
+    x, y = np.tile(FEATURES[:1], (8, 1, 1)) + np.arange(8)[:, None, None], np.tile(TOKENS[:1], (8, 1))
+    history = model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0).history
+    return history["loss"], model.get_weights()
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has no `steps_per_execution` on torch")
+def test_several_steps_at_a_time_are_the_same_steps():
+    (loss, weights), (same_loss, same) = (
+        weights_after_fit(keras.optimizers.SGD(0.1), 2, steps_per_execution=count) for count in (1, 3)
+    )
+    np.testing.assert_allclose(same_loss, loss, rtol=1e-5)
+    assert_close(same, weights, atol=1e-5)
+
+
+def test_gradients_of_small_batches_add_up_to_those_of_a_large_one():
+    _, weights = weights_after_fit(keras.optimizers.SGD(0.1), 4)
+    _, accumulated = weights_after_fit(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), 2)
+    assert_close(accumulated, weights, atol=1e-5)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_goes_on_by_itself(copied):
+    model = built_captioner()
+    model.fit(FEATURES, TOKENS, verbose=0)
+    expected = numpy(model([FEATURES, TOKENS]))
+    other = copied(model)
+    assert_close(other([FEATURES, TOKENS]), expected, atol=1e-6)
+    model.fit(FEATURES, TOKENS, verbose=0)
+    assert np.abs(numpy(model([FEATURES, TOKENS])) - expected).max() > 1e-4
+    assert_close(other([FEATURES, TOKENS]), expected, atol=1e-6)
+    other.fit(FEATURES, TOKENS, verbose=0)
+    # The optimizer, with its moments, went along.
+    assert_close(other([FEATURES, TOKENS]), model([FEATURES, TOKENS]), atol=1e-6)
 
 
 def test_lora_on_the_output_layers_trains_and_decodes_alike():

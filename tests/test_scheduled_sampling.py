@@ -311,6 +311,13 @@ def test_values_that_are_no_probability(value):
         make(scheduled_sampling=value)
 
 
+@pytest.mark.parametrize("value", [0, np.float32(0.25), np.float64(0.25), np.int64(0)])
+def test_numbers_of_any_kind_are_a_probability(value):
+    probability = make(scheduled_sampling=value).scheduled_sampling
+    assert probability == value
+    assert type(probability) is float
+
+
 def test_a_vocabulary_without_words():
     decoder = AttentionGRUDecoder(4, 4, 6)
     with pytest.raises(ValueError, match=r"`scheduled_sampling` draws words, ids above 3.*vocab_size=4"):
