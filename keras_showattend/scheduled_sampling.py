@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_showattend.ops import at_least_float32, without_gradients
 from keras_showattend.token_ids import END, PADDING, START
-from keras_showattend.validation import check_number
+from keras_showattend.validation import check_fraction
 
 
 def mix_predictions(tokens, logits, probability, seed):
@@ -85,7 +85,7 @@ def checked_probability(probability, vocab_size):
     """
     if not isinstance(probability, keras.optimizers.schedules.LearningRateSchedule):
         rule = "a number in [0, 1) or a keras.optimizers.schedules.LearningRateSchedule"
-        probability = check_number("scheduled_sampling", probability, rule, lambda x: 0 <= x < 1)
+        probability = check_fraction("scheduled_sampling", probability, rule)
     if probability and vocab_size <= END + 1:
         raise ValueError(
             f"`scheduled_sampling` draws words, ids above {END}. Received: scheduled_sampling={probability!r} for a "

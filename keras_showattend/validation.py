@@ -29,9 +29,9 @@ def check_number(name, value, rule, holds):
     return float(number)
 
 
-def check_fraction(name, value):
-    """The value as a float; a ValueError unless it is a number in [0, 1)."""
-    return check_number(name, value, "a number in [0, 1)", lambda x: 0 <= x < 1)
+def check_fraction(name, value, rule="a number in [0, 1)"):
+    """The value as a float; a ValueError, with the `rule`, unless it is a number in [0, 1)."""
+    return check_number(name, value, rule, lambda x: 0 <= x < 1)
 
 
 def check_not_negative(name, value):

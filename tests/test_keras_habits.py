@@ -190,7 +190,7 @@ def test_a_seed_repeats_a_run_to_the_bit():
     assert losses != others
 
 
-def weights_after_fit(optimizer, batch_size, **compiled):
+def loss_and_weights_after_fit(optimizer, batch_size, **compiled):
     """Those of a captioner after an epoch of 8 images, always with the same weights to begin with."""
     model = built_captioner()
     rng = np.random.default_rng(5)
@@ -205,15 +205,15 @@ def weights_after_fit(optimizer, batch_size, **compiled):
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has no `steps_per_execution` on torch")
 def test_several_steps_at_a_time_are_the_same_steps():
     (loss, weights), (same_loss, same) = (
-        weights_after_fit(keras.optimizers.SGD(0.1), 2, steps_per_execution=count) for count in (1, 3)
+        loss_and_weights_after_fit(keras.optimizers.SGD(0.1), 2, steps_per_execution=count) for count in (1, 3)
     )
     np.testing.assert_allclose(same_loss, loss, rtol=1e-5)
     assert_close(same, weights, atol=1e-5)
 
 
 def test_gradients_of_small_batches_add_up_to_those_of_a_large_one():
-    _, weights = weights_after_fit(keras.optimizers.SGD(0.1), 4)
-    _, accumulated = weights_after_fit(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), 2)
+    _, weights = loss_and_weights_after_fit(keras.optimizers.SGD(0.1), 4)
+    _, accumulated = loss_and_weights_after_fit(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), 2)
     assert_close(accumulated, weights, atol=1e-5)
 
 
