@@ -5,6 +5,7 @@ import keras
 from keras_showattend.ops.projection import project
 
 
+@keras.saving.register_keras_serializable(package="keras_showattend")
 class Projection(keras.layers.Dense):
     """A `keras.layers.Dense`, with the products of `keras_showattend.ops.projection`.
 
@@ -15,6 +16,6 @@ class Projection(keras.layers.Dense):
         projected = project(inputs, self.kernel, self.bias)
         return projected if self.activation is None else self.activation(projected)
 
-    def quantize(self, *args, **kwargs):
-        # Keras refuses classes that it does not know.
-        super().quantize(*args, **{**kwargs, "type_check": False})
+    def quantize(self, mode=None, type_check=False, **kwargs):
+        # Keras refuses classes that it does not know, whatever is asked for.
+        super().quantize(mode, type_check=False, **kwargs)

@@ -1,5 +1,6 @@
 """The last layer of a decoder, whose width is whatever the vocabulary has."""
 
+import keras
 from keras import ops
 
 from keras_showattend.layers.projection import Projection
@@ -10,6 +11,7 @@ from keras_showattend.ops.accelerator import on_jax_accelerator
 _FAST_COLUMNS = 8
 
 
+@keras.saving.register_keras_serializable(package="keras_showattend")
 class VocabularyLayer(Projection):
     """A `keras.layers.Dense` of any number of units that is as fast on a GPU as one of a round number.
 

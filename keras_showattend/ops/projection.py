@@ -16,7 +16,7 @@ def project(x, kernel, bias=None):
     processor: there XLA computes that of K, x^T d, as `weight_gradient` does.
 
     Args:
-        x: Float, `(..., I)`, I known.
+        x: Float, `(..., I)`.
         kernel: Float K, `(I, O)`, in the dtype of `x`.
         bias: Optional float b, `(O,)`, likewise.
 
@@ -32,7 +32,7 @@ def project(x, kernel, bias=None):
     if keras.backend.backend() == "tensorflow" and _compiled_for_processor():
         # A variable too, of which TensorFlow's gradients by hand know nothing.
         shape, x, kernel = ops.shape(x), ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
-        projected = _product(ops.reshape(x, (-1, x.shape[-1])), kernel)
+        projected = _product(ops.reshape(x, (-1, kernel.shape[0])), kernel)
         # The bias is added to rows: its gradient is a sum over one axis, not over several.
         projected = projected if bias is None else ops.add(projected, bias)
         return ops.reshape(projected, (*shape[:-1], kernel.shape[-1]))
@@ -66,6 +66,7 @@ def weight_gradient(x, d):
         return ops.matmul(ops.transpose(x), d)
     if x.shape[-1] <= d.shape[-1]:
         return ops.matmul(_as_it_is(ops.transpose(x)), d)
+    # Without the outer one XLA would turn the product's factors around, not its result.
     return ops.transpose(_as_it_is(ops.matmul(_as_it_is(ops.transpose(d)), x)))
 
 
@@ -102,6 +103,7 @@ def _tensorflow_barrier():
     import tensorflow as tf
     from tensorflow.compiler.tf2xla.python import xla
 
-    # Compiled by itself, if a graph that was traced for XLA should ever run without it; TensorFlow knows no gradient.
-    compiled = tf.function(lambda x: xla.optimization_barrier(x)[0], autograph=False, jit_compile=True)
-    return tf.custom_gradient(lambda x: (compiled(x), lambda upstream: upstream))
+    # TensorFlow knows no gradient of it.
+    barrier = tf.custom_gradient(lambda x: (xla.optimization_barrier(x)[0], lambda upstream: upstream))
+    # Compiled by itself, if a graph that was traced for XLA should ever run without it.
+    return tf.function(lambda x: barrier(x), autograph=False, jit_compile=True)
