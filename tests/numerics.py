@@ -67,6 +67,24 @@ def _torch(function, mode):
 _WAYS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 
+def gradients_mixed(function):
+    """A scalar function of the same tensors, of whose gradient all second derivatives of `function` are part."""
+
+    def run(*tensors):
+        if keras.backend.backend() == "jax":
+            import jax
+
+            return mixture(jax.grad(function, argnums=tuple(range(len(tensors))))(*tensors))
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = function(*tensors)
+        return mixture(tape.gradient(value, tensors))
+
+    return run
+
+
 def layer_loss(layer, *inputs, **kwargs):
     """A scalar function of all of the layer's trainable weights: a mixture of its outputs."""
 

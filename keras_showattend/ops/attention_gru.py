@@ -19,6 +19,7 @@ one large product. The tanh of the scores is computed from exponentials of queri
 
 from typing import NamedTuple
 
+import keras
 from keras import ops
 
 from keras_showattend.ops.additive_attention import (
@@ -137,7 +138,8 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
     The gradient keeps the states, gates, queries, contexts and attention weights, `T x B x (5U + A + F + L)`,
     so that no product is computed twice, and recomputes the tanh of the scores, whose `T x B x L x A` values would
     be by far the most memory that automatic differentiation keeps. All weight gradients are formed after the loop,
-    as one product each. A gate is one more column of the product with the state, and one number a step to keep.
+    as one product each. A gate is one more column of the product with the state, and one number a step to keep. The
+    gradient has one itself, on torch not: there it refuses `create_graph=True`.
 
     Args:
         inputs: `(T, B, 3U)`, the input half of the gates without the context.
@@ -173,9 +175,11 @@ def attention_gru(inputs, state, keys, features, mask, weights, return_attention
             return (step.state,), tuple(x for x in step if x is not None)
 
         _, steps = scan(step, (state,), (inputs,))
-        steps = _Step(*steps)
-        # The output itself, held by its own gradient, would be a cycle that torch frees late.
-        kept = steps._replace(state=ops.stop_gradient(steps.state))
+        steps = kept = _Step(*steps)
+        if keras.backend.backend() == "torch":
+            # The output itself, held by its own gradient, would be a cycle that torch frees late. Elsewhere that would
+            # cut the second derivative.
+            kept = steps._replace(state=ops.stop_gradient(steps.state))
 
         def gradient(upstream):
             d_attention = upstream[..., units:] if return_attention else None

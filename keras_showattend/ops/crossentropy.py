@@ -13,7 +13,7 @@ def softmax_crossentropy(logits, targets, label_smoothing=0.0):
 
     Its gradient by hand, g (p - q), is one pass over logits that are read anyway; a backend's own keeps or makes more
     arrays of that size, and of all arrays of a training step these are the largest. On JAX it has no forward-mode
-    derivative (`jax.jvp`), on torch no second one.
+    derivative (`jax.jvp`); on torch it has no second one, and refuses `create_graph=True`.
 
     Args:
         logits: Float, `(..., V)`, V known.

@@ -82,7 +82,7 @@ def _tensorflow_compiles():
     import tensorflow as tf
 
     try:
-        # Public interfaces don't tell.
+        # Public interfaces don't tell. If these move, products are slower and no less right.
         from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
     except ImportError:
         return False
@@ -101,9 +101,13 @@ def _as_it_is(x):
 @functools.cache
 def _tensorflow_barrier():
     import tensorflow as tf
-    from tensorflow.compiler.tf2xla.python import xla
 
-    # TensorFlow knows no gradient of it.
+    try:
+        from tensorflow.compiler.tf2xla.python import xla
+    except ImportError:
+        return lambda x: x
+    # TensorFlow knows no gradient of it. What it registers of one by hand stays in memory as long as the process, here
+    # and wherever else a gradient is by hand: a little for each program that is traced.
     barrier = tf.custom_gradient(lambda x: (xla.optimization_barrier(x)[0], lambda upstream: upstream))
     # Compiled by itself, if a graph that was traced for XLA should ever run without it.
     return tf.function(lambda x: barrier(x), autograph=False, jit_compile=True)

@@ -51,15 +51,11 @@ def _scan_tensorflow(step, carry, xs, reverse):
     if tf.executing_eagerly():
         return _scan_in_python(step, carry, xs, reverse)
     length = tf.shape(xs[0])[0]
-    # Traced once, for its outputs' dtypes and shapes and as the loop's body.
-    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), carry)
-    rows = tuple(tf.TensorSpec(x.shape[1:], x.dtype) for x in xs)
-    step = tf.function(step, autograph=False).get_concrete_function(specs, rows)
 
     def row(t):
         return length - 1 - t if reverse else t
 
-    arrays = tuple(tf.TensorArray(y.dtype, length, element_shape=y.shape) for y in step.structured_outputs[1])
+    arrays = tuple(tf.TensorArray(y.dtype, length, element_shape=y.shape) for y in _outputs(step, carry, xs))
 
     def body(t, carry, arrays):
         after, ys = step(carry, tuple(x[row(t)] for x in xs))
@@ -75,6 +71,17 @@ def _scan_tensorflow(step, carry, xs, reverse):
         maximum_iterations=length,
     )
     return carry, tuple(a.stack() for a in arrays)
+
+
+def _outputs(step, carry, xs):
+    """What a step puts out, as far as its dtypes and shapes go: traced, not computed."""
+    import tensorflow as tf
+
+    def spec(x):
+        return tf.TensorSpec(x.shape, x.dtype)
+
+    carry, row = tf.nest.map_structure(spec, carry), tuple(tf.TensorSpec(x.shape[1:], x.dtype) for x in xs)
+    return tf.function(step, autograph=False).get_concrete_function(carry, row).structured_outputs[1]
 
 
 _SCANS = {"tensorflow": _scan_tensorflow, "jax": _scan_jax, "torch": _scan_in_python}

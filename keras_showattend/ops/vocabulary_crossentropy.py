@@ -40,8 +40,8 @@ def vocabulary_crossentropy(hidden, kernel, bias, targets, weights, label_smooth
         count_right: Bool, whether to make the sum `right`.
 
     Returns:
-        `TokenSums` in the dtype of `kernel`. The loss alone has a gradient; no second one, and on JAX none in forward
-        mode (`jax.jvp`).
+        `TokenSums` in the dtype of `kernel`. The loss alone has a gradient; on JAX none in forward
+        mode (`jax.jvp`), on torch no second one.
 
     Example:
     >>> import numpy as np

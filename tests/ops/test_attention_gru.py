@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from numerics import MODES, TIGHT, as_tensor, assert_gradients_match_differences, mixture, value_and_gradients
+from numerics import (
+    MODES,
+    TIGHT,
+    as_tensor,
+    assert_gradients_match_differences,
+    gradients_mixed,
+    mixture,
+    value_and_gradients,
+)
 from reference import attention_gru as naive_attention_gru
 
 from keras_showattend.ops import (
@@ -200,6 +208,14 @@ def test_gradient_through_the_attention_alone(gated):
 def test_gradient_of_the_last_state_alone():
     case = Case()
     assert_gradients_equal(case, lambda *x: mixture(case.fused(*x)[0][-1]), lambda *x: mixture(case.loop(*x)[0][-1]))
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="refused there")
+@pytest.mark.parametrize("mode", MODES)
+def test_gradient_of_the_gradient_equals_that_of_the_loop(mode):
+    case = Case(steps=3)
+    fused, loop = gradients_mixed(case.fused_mixture), gradients_mixed(case.loop_mixture)
+    assert_gradients_equal(case, fused, loop, mode, tolerance=10 * TIGHT)
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from numerics import MODES, TIGHT, as_tensor, value_and_gradients
+from numerics import MODES, TIGHT, as_tensor, assert_gradients_match_differences, gradients_mixed, value_and_gradients
 
 from keras_showattend.ops import softmax_crossentropy
 
@@ -35,6 +35,14 @@ def test_the_definition_and_its_gradient(mode, smoothing):
     value, (found,) = value_and_gradients(weighed_sum(targets, weights, smoothing), [logits], mode)
     np.testing.assert_allclose(value, np.sum(loss * weights), rtol=10 * TIGHT)
     np.testing.assert_allclose(found, weights[..., None] * gradient, atol=TIGHT)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="refused there")
+@pytest.mark.parametrize("mode", MODES)
+def test_the_gradients_gradient_equals_finite_differences(mode):
+    logits = np.random.default_rng(0).normal(size=(2, 7))
+    loss = weighed_sum([6, 2], np.array([1.0, -2.0]), 0.3)
+    assert_gradients_match_differences(gradients_mixed(loss), [logits], mode)
 
 
 @settings(max_examples=20, deadline=None)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from keras import ops
 from numerics import MODES, TIGHT, as_tensor, value_and_gradients
 
+from keras_showattend.ops.accelerator import on_accelerator
 from keras_showattend.ops.projection import project, weight_gradient
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's graphs")
@@ -52,25 +53,58 @@ def test_the_product_that_is_a_kernels_gradient_has_one_itself(mode, widths):
     np.testing.assert_allclose(of_d, x @ upstream, rtol=TIGHT, atol=10 * TIGHT)
 
 
-def test_half_precision_stays_what_it_is():
-    x, kernel = (ops.ones(shape, dtype="bfloat16") for shape in ((2, 3), (3, 4)))
-    assert keras.backend.standardize_dtype(project(x, kernel).dtype) == "bfloat16"
-    assert keras.backend.standardize_dtype(weight_gradient(x, project(x, kernel)).dtype) == "bfloat16"
+@pytest.mark.parametrize("mode", MODES)
+def test_half_precision_stays_what_it_is(mode):
+    x, kernel = drawn(2, 3), drawn(3, 5)
+    half = [keras.ops.convert_to_numpy(ops.cast(array, "bfloat16")) for array in (x, kernel)]
+    _, gradients = value_and_gradients(lambda *arrays: ops.sum(project(*arrays)), half, mode)
+    for gradient, expected in zip(gradients, [np.ones((2, 5)) @ kernel.T, x.T @ np.ones((2, 5))], strict=True):
+        assert gradient.dtype.name == "bfloat16"
+        np.testing.assert_allclose(gradient.astype("float64"), expected, rtol=0.05, atol=0.05)
 
 
-@on_tensorflow
+def xla_products(function, *arrays):
+    """The matrix products of the program that XLA makes of a function, as its text has them."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        program = jax.jit(function).lower(*arrays).compile().as_text()
+    else:
+        import tensorflow as tf
+
+        compiled = tf.function(function, autograph=False, jit_compile=True)
+        program = compiled.experimental_get_compiler_ir(*map(as_tensor, arrays))(stage="optimized_hlo")
+    return [line for line in program.splitlines() if " dot(" in line]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="no XLA")
+@pytest.mark.skipif(on_accelerator(), reason="there it does not matter how they lie")
 @pytest.mark.parametrize("widths", [(16, 48), (48, 16)])
-def test_xla_multiplies_factors_that_lie_as_they_are_multiplied(widths):
-    import tensorflow as tf
+@pytest.mark.parametrize("of_project", [False, pytest.param(True, marks=on_tensorflow)])
+def test_xla_multiplies_factors_that_lie_as_they_are_multiplied(widths, of_project):
+    x, kernel, d = (drawn(*shape).astype("float32") for shape in ((32, widths[0]), widths, (32, widths[1])))
 
-    def gradient(x, d):
-        return weight_gradient(x, d)
+    def gradient_of_kernel(x, kernel, d):
+        import tensorflow as tf
 
-    x, d = tf.ones((32, widths[0])), tf.ones((32, widths[1]))
-    compiled = tf.function(gradient, autograph=False, jit_compile=True)
-    program = compiled.experimental_get_compiler_ir(x, d)(stage="optimized_hlo")
-    (product,) = [line for line in program.splitlines() if " dot(" in line]
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            loss = tf.reduce_sum(project(x, kernel) * d)
+        return tape.gradient(loss, kernel)
+
+    if of_project:
+        (product,) = xla_products(gradient_of_kernel, x, kernel, d)
+    else:
+        (product,) = xla_products(weight_gradient, x, d)
     assert "lhs_contracting_dims={1}, rhs_contracting_dims={0}" in product
+
+
+@pytest.mark.parametrize("widths", [(2, 5), (5, 2)])
+def test_an_accelerator_computes_the_same(monkeypatch, widths):
+    monkeypatch.setattr("keras_showattend.ops.projection.on_accelerator", lambda: True)
+    x, d = drawn(7, widths[0]), drawn(7, widths[1])
+    found = ops.convert_to_numpy(weight_gradient(as_tensor(x), as_tensor(d)))
+    np.testing.assert_allclose(found, x.T @ d, rtol=TIGHT, atol=10 * TIGHT)
 
 
 @on_tensorflow

@@ -1,9 +1,10 @@
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from numerics import MODES, TIGHT, as_tensor, value_and_gradients
+from numerics import MODES, TIGHT, as_tensor, assert_gradients_match_differences, gradients_mixed, value_and_gradients
 
 from keras_showattend.ops import vocabulary_crossentropy
 
@@ -53,6 +54,17 @@ def check(rows, counting, smoothing, mode=MODES[0], upstream=1.0, seed=0):
 @pytest.mark.parametrize("mode", MODES)
 def test_the_definition_and_its_gradient(mode, counting, smoothing):
     check(20, counting, smoothing, mode, upstream=-1.5)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="refused there")
+@pytest.mark.parametrize("mode", MODES)
+def test_the_gradients_gradient_equals_finite_differences(mode):
+    targets, weights = ops.convert_to_tensor([1, 0, 6], dtype="int32"), as_tensor(np.array([0.5, 0.0, 2.0]))
+
+    def loss(*arrays):
+        return vocabulary_crossentropy(*arrays, targets, weights, 0.3).loss
+
+    assert_gradients_match_differences(gradients_mixed(loss), arrays(3), mode)
 
 
 @settings(max_examples=8, deadline=None)
