@@ -8,6 +8,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 # Tests compile much and compute little: unoptimised, XLA compiles in half of the time. XLA_FLAGS= has it optimise.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Tests run on every core already: with threads of its own for each operation, torch takes more than twice as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import keras
