@@ -90,6 +90,8 @@ def draw_bars(path, names, values, unit, title):
     axes.bar_label(bars, [f"{value:,.4g}" for value in values], padding=4)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    # Between two powers of ten they would overlap, and the bars say their values.
+    axes.tick_params(axis="x", which="minor", labelbottom=False)
     axes.margins(x=0.15)
     axes.set_xlabel(unit)
     axes.set_title(title, loc="left", fontsize="medium")
