@@ -35,22 +35,14 @@ def as_tensor(x):
 def _tensorflow(function, mode):
     import tensorflow as tf
 
-    def run(*tensors):
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            value = function(*tensors)
-        return value, tape.gradient(value, tensors, unconnected_gradients="zero")
-
+    run = _differentiated(function)
     return run if mode == "eager" else tf.function(run, autograph=False, jit_compile=mode == "xla")
 
 
 def _jax(function, mode):
     import jax
 
-    def run(*tensors):
-        return jax.value_and_grad(function, argnums=tuple(range(len(tensors))))(*tensors)
-
-    return jax.jit(run)
+    return jax.jit(_differentiated(function))
 
 
 def _torch(function, mode):
@@ -69,18 +61,23 @@ _WAYS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 def gradients_mixed(function):
     """A scalar function of the same tensors, of whose gradient all second derivatives of `function` are part."""
+    run = _differentiated(function)
+    return lambda *tensors: mixture(run(*tensors)[1])
+
+
+def _differentiated(function):
+    """The function with its gradients, on TensorFlow and JAX, where they can be differentiated again."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return lambda *tensors: jax.value_and_grad(function, argnums=tuple(range(len(tensors))))(*tensors)
+    import tensorflow as tf
 
     def run(*tensors):
-        if keras.backend.backend() == "jax":
-            import jax
-
-            return mixture(jax.grad(function, argnums=tuple(range(len(tensors))))(*tensors))
-        import tensorflow as tf
-
         with tf.GradientTape() as tape:
             tape.watch(tensors)
             value = function(*tensors)
-        return mixture(tape.gradient(value, tensors))
+        return value, tape.gradient(value, tensors, unconnected_gradients="zero")
 
     return run
 

@@ -9,8 +9,8 @@ from keras_showattend.ops.accelerator import on_jax_accelerator
 def scan(step, carry, xs, reverse=False):
     """Run `step` along the first axis of `xs`, carrying tensors from one step to the next.
 
-    `keras.ops.scan` would do, but on TensorFlow it demands outputs of the carry's shape. Gradients do not
-    flow through this loop under XLA: use it inside a `keras.ops.custom_gradient`, or where none is asked for.
+    `keras.ops.scan` would do, but on TensorFlow it demands outputs of the carry's shape. Gradients flow through
+    this loop as through the backend's, and keep what every step computes: it is meant for code that brings its own.
 
     Args:
         step: Function `(carry, x) -> (carry, y)`; `carry`, `x` and `y` are tuples of tensors. The shapes and

@@ -10,7 +10,6 @@ from keras_showattend.layers.vocabulary_layer import VocabularyLayer
 def test_a_model_of_it_is_saved_and_loaded(layer, tmp_path):
     model = keras.Sequential([keras.Input((3, 4)), layer(5, activation="relu")])
     model.save(tmp_path / "model.keras")
-    # Loaded without the class at hand: what it is called in the file must be known.
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
     assert type(loaded.layers[-1]) is layer

@@ -56,7 +56,7 @@ def test_the_product_that_is_a_kernels_gradient_has_one_itself(mode, widths):
 @pytest.mark.parametrize("mode", MODES)
 def test_half_precision_stays_what_it_is(mode):
     x, kernel = drawn(2, 3), drawn(3, 5)
-    half = [keras.ops.convert_to_numpy(ops.cast(array, "bfloat16")) for array in (x, kernel)]
+    half = [ops.convert_to_numpy(ops.cast(array, "bfloat16")) for array in (x, kernel)]
     _, gradients = value_and_gradients(lambda *arrays: ops.sum(project(*arrays)), half, mode)
     for gradient, expected in zip(gradients, [np.ones((2, 5)) @ kernel.T, x.T @ np.ones((2, 5))], strict=True):
         assert gradient.dtype.name == "bfloat16"
